@@ -1,0 +1,104 @@
+"""Wires settings, adapters, routes and error handlers; nothing else knows them all."""
+
+import logging
+from http import HTTPStatus
+
+from flask import Flask, Response, g, jsonify, request
+from werkzeug.exceptions import HTTPException
+
+from media_storage import origins
+from media_storage.auth import Backend
+from media_storage.errors import BadRequest, InternalError, MethodNotAllowed, NotFound, Refusal
+from media_storage.ops import Trace, request_id
+from media_storage.settings import Settings
+from media_storage.storage import Store
+from media_storage.views import Views
+
+log = logging.getLogger(__name__)
+
+
+def create_app(settings: Settings) -> Flask:
+    """The WSGI application. Needs no network; its adapters connect when they are first used."""
+    app = Flask("media_storage", static_folder=None)
+    app.json.sort_keys = False  # type: ignore[attr-defined]  # Flask's own provider has it
+    app.url_map.merge_slashes = False  # or //host/path would be answered by a redirect that names the host
+    backend = Backend(settings.backend_verify_url, settings.backend_user_id_field, settings.backend_timeout_seconds)
+    views = Views(settings, backend, Store(settings))
+    app.add_url_rule("/media/upload", view_func=views.upload, methods=["POST"])
+    app.add_url_rule("/upload", "upload", views.upload, methods=["POST"])
+    app.add_url_rule("/media/limits", view_func=views.limits)
+    app.add_url_rule("/media/uploads/<path:name>", view_func=views.read)
+    app.add_url_rule("/media/uploads/<path:name>", view_func=views.delete, methods=["DELETE"])
+    app.add_url_rule("/healthz", view_func=views.healthz)
+    app.add_url_rule("/readyz", view_func=views.readyz)
+    _handle_errors(app)
+    _frame_every_request(app, settings.origins)
+    return app
+
+
+def _frame_every_request(app: Flask, allowed: frozenset[str]) -> None:
+    """Request id before, CORS and the log line after; preflights are answered here."""
+
+    def begin() -> Response | None:
+        g.trace = Trace(request_id(request.headers.get("X-Request-ID")))
+        if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
+            return Response(status=204, headers=origins.preflight(request.headers, allowed))
+        return None
+
+    def finish(response: Response) -> Response:
+        trace: Trace = g.trace
+        response.headers["X-Request-ID"] = trace.request_id
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        if "Access-Control-Allow-Origin" not in response.headers:
+            response.headers.update(origins.cors(request.headers, allowed))
+        outcome = g.get("outcome", HTTPStatus(response.status_code).phrase.lower().replace(" ", "_"))
+        trace.log(request.method, request.path, response.status_code, outcome)
+        return response
+
+    app.before_request(begin)
+    app.after_request(finish)
+
+
+def _handle_errors(app: Flask) -> None:
+    """One way out for refusals, one for what Flask raises, one for defects."""
+
+    def refuse(refusal: Refusal) -> Response:
+        trace: Trace = g.trace
+        trace.reason = refusal.reason
+        g.outcome = refusal.code
+        return problem(refusal, trace.request_id)
+
+    def refuse_http(exc: HTTPException) -> Response:
+        kinds: dict[int | None, Refusal] = {404: NotFound(), 405: MethodNotAllowed()}
+        answer = refuse(kinds.get(exc.code) or BadRequest("The request is malformed.", reason=str(exc)))
+        if isinstance(allow := getattr(exc, "valid_methods", None), (list, tuple, set)):
+            answer.headers["Allow"] = ", ".join(sorted(allow))
+        return answer
+
+    def refuse_defect(exc: Exception) -> Response:
+        trace: Trace = g.trace
+        log.error("a defect in request %s", trace.request_id, exc_info=exc)
+        return refuse(InternalError())
+
+    app.register_error_handler(Refusal, refuse)
+    app.register_error_handler(HTTPException, refuse_http)
+    app.register_error_handler(Exception, refuse_defect)
+
+
+def problem(refusal: Refusal, identity: str) -> Response:
+    """A refusal as a problem document (RFC 9457)."""
+    answer = jsonify(
+        type="about:blank",
+        title=HTTPStatus(refusal.status).phrase,
+        status=refusal.status,
+        detail=refusal.detail,
+        code=refusal.code,
+        requestId=identity,
+        **refusal.extra,
+    )
+    answer.status_code = refusal.status
+    answer.mimetype = "application/problem+json"
+    answer.headers["Cache-Control"] = "no-store"
+    if refusal.retry_after is not None:
+        answer.headers["Retry-After"] = str(refusal.retry_after)
+    return answer

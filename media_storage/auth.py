@@ -1,0 +1,102 @@
+"""Asks the chat backend whose session a request carries."""
+
+import json
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+
+from media_storage import deadline, keys
+from media_storage.errors import BackendInvalid, BackendUnavailable, Unauthenticated
+
+ANSWER_BYTES = 65_536
+POOL_SIZE = 64  # connections kept open; more callers at once open connections of their own
+
+
+class _Adapter(HTTPAdapter):
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager = deadline.PoolManager(num_pools=4, maxsize=POOL_SIZE)
+
+
+class Backend:
+    """The chat backend's ``/auth/me``. Safe to share between threads, not between processes.
+
+    `timeout` (seconds) bounds a whole call. `id_field` may reach inside the answer with dots: ``user.id``.
+    """
+
+    def __init__(self, verify_url: str, id_field: str, timeout: float) -> None:
+        self._url = verify_url
+        self._path = id_field.split(".")
+        self._timeout = timeout
+        self._session = requests.Session()
+        self._session.trust_env = False  # the environment's proxies and netrc must not see a session cookie
+        # A jar that keeps a rotated cookie would send it with the next caller's request.
+        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        self._session.mount("http://", _Adapter())
+        self._session.mount("https://", _Adapter())
+
+    def user(self, cookie: str, request_id: str) -> str:
+        """The id of the user whose session `cookie` (the raw header, latin-1) carries.
+
+        Raises Unauthenticated, BackendInvalid or BackendUnavailable.
+        """
+        status, body = self._ask({"Cookie": cookie, "X-Request-ID": request_id}, self._timeout)
+        if status in (401, 403):
+            raise Unauthenticated
+        if status == 429 or status >= 500:
+            raise BackendUnavailable(f"the backend answered {status}")
+        if status != 200:
+            raise BackendInvalid(f"the backend answered {status}")
+        return _user_id(body, self._path)
+
+    def check(self, timeout: float) -> None:
+        """Asks without a cookie; a backend that works says 200, 401 or 403. Raises as `user` does."""
+        status, _ = self._ask({}, timeout)
+        if status not in (200, 401, 403):
+            raise BackendUnavailable(f"a call without a cookie was answered {status}")
+
+    def _ask(self, headers: dict[str, str], seconds: float) -> tuple[int, bytes]:
+        """Status and first bytes of the answer. A connection that turns out dead is replaced once."""
+        sent = {"Accept": "application/json", "Accept-Encoding": "identity", **headers}
+        timeout: Any = urllib3.Timeout(total=seconds)
+        for last_try in (False, True):
+            try:
+                with self._session.get(self._url, headers=sent, timeout=timeout, allow_redirects=False, stream=True) as answer:
+                    body: bytes = answer.raw.read(ANSWER_BYTES + 1, decode_content=True)
+                    return answer.status_code, body
+            except requests.exceptions.InvalidHeader as exc:
+                raise Unauthenticated from exc
+            except (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError, TimeoutError) as exc:
+                raise BackendUnavailable("the backend did not answer in time") from exc
+            except urllib3.exceptions.DecodeError as exc:
+                raise BackendInvalid(f"the backend's answer cannot be decoded: {exc}") from exc
+            except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError) as exc:
+                if last_try or not _died(exc):
+                    raise BackendUnavailable(f"the backend cannot be reached: {exc}") from exc
+        raise AssertionError("unreachable")
+
+
+def _died(exc: BaseException) -> bool:
+    """Whether the connection was closed before an answer, as a kept-alive one is when the backend restarts."""
+    return bool(exc.args) and isinstance(exc.args[0], urllib3.exceptions.ProtocolError)
+
+
+def _user_id(body: bytes, path: list[str]) -> str:
+    if len(body) > ANSWER_BYTES:
+        raise BackendInvalid(f"the backend's answer is longer than {ANSWER_BYTES} bytes")
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError) as exc:
+        raise BackendInvalid("the backend's answer is not JSON") from exc
+    if not isinstance(value, dict):
+        raise BackendInvalid("the backend's answer is not a JSON object")
+    for name in path:
+        value = value.get(name) if isinstance(value, dict) else None
+    # bool is an int in Python, and is no id.
+    text = str(value) if isinstance(value, (int, str)) and not isinstance(value, bool) else ""
+    if not keys.is_user_id(text):
+        raise BackendInvalid(f"the backend's answer holds no usable id at {'.'.join(path)}")
+    return text

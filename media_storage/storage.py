@@ -1,0 +1,217 @@
+"""The object store. The only importer of minio.
+
+Objects are written with one PUT of known length, signed by minio and sent by us: its own call splits files, sends
+bodies again and waits for minutes. Everything else (buckets, policies) goes through minio's client, over a pool of
+ours with our timeouts and no retries.
+"""
+
+import base64
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import BinaryIO, cast
+from urllib.parse import urlsplit
+
+import urllib3
+from minio import Minio
+from minio.credentials.credentials import Credentials
+from minio.error import MinioException, S3Error
+from minio.signer import sign_v4_s3
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ProtocolError
+
+from media_storage import deadline
+from media_storage.errors import StoreUnavailable
+from media_storage.settings import Settings
+
+log = logging.getLogger(__name__)
+
+POOL_SIZE = 64  # connections kept open; more callers at once open connections of their own
+BLOCK_BYTES = 65_536  # read from the file and handed to the socket at once
+ANSWER_BYTES = 65_536
+FORGET_SECONDS = 2.0  # for taking back an object whose PUT may or may not have been done
+CACHE_CONTROL = "public, max-age=31536000, immutable"  # a key is never written twice
+# A key that no upload will ever be given: it is only asked for.
+PROBE_KEY = "uploads/0/00000000-0000-4000-8000-000000000000.jpg"
+
+
+class Store:
+    """One bucket of an S3 store. Safe to share between threads, not between processes."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.bucket = settings.minio_bucket
+        self._bucket_url = f"{settings.minio_endpoint}/{settings.minio_bucket}"
+        self._region = settings.minio_region
+        self._credentials = Credentials(settings.minio_access_key, settings.minio_secret_key.get_secret_value())
+        self._timeout = urllib3.Timeout(connect=settings.store_timeout_seconds, read=settings.store_timeout_seconds)
+        self._pool = deadline.PoolManager(num_pools=4, maxsize=POOL_SIZE, retries=False, timeout=self._timeout, blocksize=BLOCK_BYTES)
+        endpoint = urlsplit(settings.minio_endpoint)
+        self._client = Minio(
+            endpoint=endpoint.netloc,
+            access_key=settings.minio_access_key,
+            secret_key=settings.minio_secret_key.get_secret_value(),
+            secure=endpoint.scheme == "https",
+            region=settings.minio_region,  # or minio asks the store for it at every start
+            http_client=self._pool,
+        )
+
+    def put(self, key: str, file: BinaryIO, size: int, crc32: int, content_type: str) -> None:
+        """Stores `size` bytes of `file` under `key`, verified by the store against their CRC-32.
+
+        Raises StoreUnavailable; then nothing is left behind, unless the store commits after all and cannot be told
+        otherwise. A connection that turns out dead before an answer is replaced once.
+        """
+        headers = {
+            "Content-Type": content_type,
+            "Content-Length": str(size),
+            "Cache-Control": CACHE_CONTROL,
+            "x-amz-checksum-crc32": base64.b64encode(crc32.to_bytes(4)).decode(),
+        }
+        try:
+            try:
+                file.seek(0)
+                status, body = self._send("PUT", key, headers, file)
+            except ProtocolError:
+                file.seek(0)
+                status, body = self._send("PUT", key, headers, file)
+        except (NewConnectionError, ConnectTimeoutError) as exc:
+            raise StoreUnavailable(f"the store cannot be reached: {exc}") from exc
+        except HTTPError as exc:
+            self._forget(key)
+            raise StoreUnavailable(f"the store did not answer: {exc}") from exc
+        if status != 200:
+            if status >= 500:
+                self._forget(key)
+            raise StoreUnavailable(f"the store answered {status}: {_error_code(body)}")
+
+    def delete(self, key: str) -> None:
+        """Removes the object, if it is there. Raises StoreUnavailable."""
+        with _store_errors():
+            self._client.remove_object(self.bucket, key)
+
+    def check(self, timeout: float) -> str:
+        """What is wrong with the store as far as an upload would notice: ``""``, ``"store"`` or ``"bucket"``.
+
+        Asks for an object that cannot exist: credentials that may only write and read objects can do that, and the
+        store's error tells a missing bucket from a missing object. What it said is logged.
+        """
+        try:
+            status, body = self._send("GET", PROBE_KEY, {}, timeout=timeout)
+        except HTTPError as exc:
+            log.warning("the store cannot be reached: %s", exc)
+            return "store"
+        code = _error_code(body)
+        if code in ("NoSuchKey", "AccessDenied"):  # S3 denies to whoever may not list what is not there
+            return ""
+        log.warning("the store answered %s: %s", status, code)
+        return "bucket" if code == "NoSuchBucket" else "store"
+
+    def create_bucket(self) -> bool:
+        """Creates the bucket if it is missing and says whether it did. Raises StoreUnavailable."""
+        with _store_errors():
+            if self._client.bucket_exists(self.bucket):
+                return False
+            self._client.make_bucket(self.bucket)
+            return True
+
+    def publish(self) -> None:
+        """Lets anyone read objects under ``uploads/``, and do nothing else. Raises StoreUnavailable."""
+        with _store_errors():
+            self._client.set_bucket_policy(self.bucket, json.dumps(public_read_policy(self.bucket)))
+
+    def _send(
+        self, method: str, key: str, headers: dict[str, str], file: BinaryIO | None = None, timeout: float | None = None
+    ) -> tuple[int, bytes]:
+        """One signed request. Status and first bytes of the answer; raises urllib3's HTTPError."""
+        url = f"{self._bucket_url}/{key}"
+        now = datetime.now(UTC)
+        # The checksum header proves the body: hashing it for the signature as well would cost more than sending it.
+        unsigned = "UNSIGNED-PAYLOAD"
+        signed = sign_v4_s3(
+            method=method,
+            url=urlsplit(url),
+            region=self._region,
+            headers={
+                **headers,
+                "Host": urlsplit(url).netloc,
+                "x-amz-content-sha256": unsigned,
+                "x-amz-date": now.strftime("%Y%m%dT%H%M%SZ"),
+            },
+            credentials=self._credentials,
+            content_sha256=unsigned,
+            date=now,
+        )
+        answer = self._pool.request(
+            method,
+            url,
+            body=file,
+            headers=cast("dict[str, str]", signed),
+            redirect=False,
+            preload_content=False,
+            timeout=self._timeout if timeout is None else urllib3.Timeout(timeout),
+        )
+        try:
+            return answer.status, answer.read(ANSWER_BYTES)
+        finally:
+            answer.close()
+
+    def _forget(self, key: str) -> None:
+        try:
+            self._send("DELETE", key, {}, timeout=FORGET_SECONDS)
+        except HTTPError as exc:
+            log.warning("could not make sure that %s is gone: %s", key, exc)
+
+
+def public_read_policy(bucket: str) -> dict[str, object]:
+    """A policy that gives the public the objects, and not the list of them as the usual presets do."""
+    return {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Effect": "Allow",
+                "Principal": {"AWS": ["*"]},
+                "Action": ["s3:GetObject"],
+                "Resource": [f"arn:aws:s3:::{bucket}/uploads/*"],
+            }
+        ],
+    }
+
+
+@contextmanager
+def _store_errors() -> Iterator[None]:
+    try:
+        yield
+    except S3Error as exc:
+        raise StoreUnavailable(f"the store answered {exc.code}: {exc.message}") from exc
+    except (MinioException, HTTPError) as exc:
+        raise StoreUnavailable(f"the store cannot be reached: {exc}") from exc
+
+
+def _error_code(body: bytes) -> str:
+    """The code in an S3 error document, or a note that there is none."""
+    start, end = body.find(b"<Code>"), body.find(b"</Code>")
+    return body[start + 6 : end].decode("ascii", "replace") if 0 <= start < end else "no S3 error code"
+
+
+def anonymous(method: str, url: str, settings: Settings, body: bytes | None = None) -> tuple[int, bytes]:
+    """Status and body of a call without credentials; status 0 and the reason when nobody answers."""
+    try:
+        with deadline.PoolManager(retries=False) as pool:
+            timeout = urllib3.Timeout(settings.store_timeout_seconds)
+            answer = pool.request(method, url, body=body, redirect=False, timeout=timeout, preload_content=False)
+            return answer.status, answer.read(ANSWER_BYTES)
+    except HTTPError as exc:
+        return 0, str(exc).encode()
+
+
+def warn_if_listable(settings: Settings) -> None:
+    """Logs a warning when anyone may list the bucket, as the usual public-download presets allow."""
+    status, answer = anonymous("GET", f"{settings.minio_endpoint}/{settings.minio_bucket}?list-type=2&max-keys=1", settings)
+    if status == 200:
+        log.warning(
+            "anyone can list the bucket %s, and with it every user id; `media-storage init-bucket` sets a safer policy",
+            settings.minio_bucket,
+        )
+    elif not status:
+        log.warning("the store cannot be reached yet: %s", answer.decode())

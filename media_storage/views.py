@@ -1,0 +1,117 @@
+"""HTTP in, HTTP out. ``upload`` is the way of one picture, top to bottom."""
+
+from flask import Response, g, jsonify, request
+
+from media_storage import images, keys, origins, receive
+from media_storage.auth import Backend
+from media_storage.errors import BadRequest, NotFound, NotOwner, Unauthenticated
+from media_storage.ops import Readiness, Trace
+from media_storage.settings import Settings
+from media_storage.storage import Store
+
+
+class Views:
+    """The service's answers. What is not success is raised as a Refusal and answered in ``app.py``."""
+
+    def __init__(self, settings: Settings, backend: Backend, store: Store) -> None:
+        self._settings = settings
+        self._backend = backend
+        self._store = store
+        self._readiness = Readiness(backend, store)
+        self._cache_redirect = f"public, max-age={settings.redirect_max_age_seconds}"
+
+    def upload(self) -> Response:
+        """``POST /media/upload``: session, then receive, prove, store."""
+        trace: Trace = g.trace
+        max_bytes = self._settings.max_upload_bytes
+        delimiter = receive.boundary(request.content_type)
+        receive.check_length(request.content_length, max_bytes)
+        origins.check(request.headers, self._settings.origins)
+        user = self._user()
+
+        with trace.phase("receive"):
+            received = receive.file(request.stream, delimiter, max_bytes, images.HEAD_BYTES, images.sniff)
+        with received:
+            trace.size = received.size
+            with trace.phase("prove"):
+                image = images.identify(received.file, self._settings.max_image_pixels)
+            key = keys.mint(user, image.extension)
+            with trace.phase("store"):
+                self._store.put(key, received.file, received.size, received.crc32, image.content_type)
+
+        url = f"{self._settings.public_base_url}/media/{key}"
+        answer = jsonify(key=key, url=url, contentType=image.content_type, size=received.size, width=image.width, height=image.height)
+        answer.status_code = 201
+        answer.headers["Location"] = url
+        answer.headers["Cache-Control"] = "no-store"
+        return answer
+
+    def read(self, name: str) -> Response:
+        """``GET`` and ``HEAD /media/uploads/<name>``: a redirect to the object, without asking anyone."""
+        key, _ = _key_and_owner(name)
+        headers = {
+            "Location": f"{self._settings.public_bucket_url}/{key}",
+            "Cache-Control": self._cache_redirect,
+            "Access-Control-Allow-Origin": "*",
+            "Cross-Origin-Resource-Policy": "cross-origin",
+        }
+        answer = Response(status=302, headers=headers)
+        del answer.headers["Content-Type"]  # there is no content
+        return answer
+
+    def delete(self, name: str) -> Response:
+        """``DELETE /media/uploads/<name>``: the owner takes a picture back."""
+        trace: Trace = g.trace
+        key, owner = _key_and_owner(name)
+        origins.check(request.headers, self._settings.origins)
+        if self._user() != owner:
+            raise NotOwner
+        with trace.phase("store"):
+            self._store.delete(key)
+        return Response(status=204)
+
+    def limits(self) -> Response:
+        """``GET /media/limits``: what a client can check before it sends."""
+        answer = jsonify(
+            maxBytes=self._settings.max_upload_bytes,
+            maxPixels=self._settings.max_image_pixels,
+            contentTypes=list(images.CONTENT_TYPES),
+            field="file",
+        )
+        answer.headers["Cache-Control"] = "public, max-age=3600"
+        return answer
+
+    def healthz(self) -> Response:
+        """``GET /healthz``: the process can answer."""
+        return Response("ok\n", mimetype="text/plain", headers={"Cache-Control": "no-store"})
+
+    def readyz(self) -> Response:
+        """``GET /readyz``: an upload could succeed now, or what stands in its way."""
+        parts = self._readiness.check()
+        answer = jsonify(parts)
+        answer.status_code = 200 if all(state == "ok" for state in parts.values()) else 503
+        answer.headers["Cache-Control"] = "no-store"
+        return answer
+
+    def _user(self) -> str:
+        """The id of the user whose session the request carries; asks the backend."""
+        trace: Trace = g.trace
+        cookie = request.environ.get("HTTP_COOKIE", "")
+        if "\n" in cookie:  # how our servers tell several Cookie headers from one (see server.py)
+            raise BadRequest("Send one Cookie header, with all cookies in it.")
+        if not cookie.strip():
+            raise Unauthenticated
+        with trace.phase("backend"):
+            trace.user = self._backend.user(cookie, trace.request_id)
+        return trace.user
+
+
+def _key_and_owner(name: str) -> tuple[str, str]:
+    """The requested key and the user in it. Raises NotFound for what this service does not mint, however it is spelled."""
+    key = f"uploads/{name}"
+    owner = keys.owner(key)
+    target: str = request.environ.get("RAW_URI") or request.environ.get("REQUEST_URI", "")
+    # A key needs no URL encoding, so %2F and the like are somebody's attempt at something.
+    if owner is None or "%" in target.partition("?")[0]:
+        raise NotFound
+    return key, owner
