@@ -41,6 +41,8 @@ def _frame_every_request(app: Flask, allowed: frozenset[str]) -> None:
 
     def begin() -> Response | None:
         g.trace = Trace(request_id(request.headers.get("X-Request-ID")))
+        if request.environ["PATH_INFO"].startswith("//"):  # Werkzeug would route it as if there were one
+            raise NotFound
         if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
             return Response(status=204, headers=origins.preflight(request.headers, allowed))
         return None

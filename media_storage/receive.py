@@ -52,7 +52,7 @@ class Received:
 def boundary(content_type: str | None) -> bytes:
     """The boundary that a Content-Type header announces. Raises NotMultipart or BadMultipart."""
     kind, options = parse_options_header(content_type)
-    if kind != b"multipart/form-data":
+    if kind.lower() != b"multipart/form-data":
         raise NotMultipart
     found = options.get(b"boundary", b"")
     if not 1 <= len(found) <= 70:  # RFC 2046, 5.1.1
@@ -151,7 +151,7 @@ class _Parts:
 
     def _headers_finished(self) -> None:
         kind, options = parse_options_header(self._disposition)
-        if kind != b"form-data":
+        if kind.lower() != b"form-data":
             raise BadMultipart("Every part needs a header `Content-Disposition: form-data`.")
         # Some clients send a name that is not ASCII as filename* alone.
         self._in_file = b"filename" in options or b"filename*=" in self._disposition.lower()

@@ -18,7 +18,9 @@ class PieceDied(Exception):
 class Piece:
     """A running process. With `log_file` its output goes there, else to this terminal."""
 
-    def __init__(self, name: str, command: list[str], environ: dict[str, str], log_file: Path | None = None) -> None:
+    def __init__(
+        self, name: str, command: list[str], environ: dict[str, str], log_file: Path | None = None, cwd: Path | None = None
+    ) -> None:
         self.name = name
         self._log_file = log_file
         output = log_file.open("wb") if log_file else None
@@ -27,6 +29,7 @@ class Piece:
         self._process = subprocess.Popen(  # noqa: S603 - the commands are ours
             command,
             env={**os.environ, **environ},
+            cwd=cwd,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output and subprocess.STDOUT,
@@ -35,6 +38,10 @@ class Piece:
         )
         if output:
             output.close()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def check(self) -> None:
         """Raises PieceDied when the process has ended, with the last lines that it wrote."""
@@ -65,3 +72,7 @@ class Piece:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+    def send_signal(self, number: int) -> None:
+        """Sends the process a signal."""
+        self._process.send_signal(number)

