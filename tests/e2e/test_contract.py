@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,10 @@ import servers
 from live import Audit, Live
 from PIL import Image
 from pictures import make
+
+from media_storage import settings
+from media_storage.errors import StoreUnavailable
+from media_storage.storage import Store
 
 MIB = 1_048_576
 KEY = re.compile(r"uploads/7/[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\.(jpg|png|webp)")
@@ -442,10 +447,9 @@ def test_broken_chunks_are_no_defect(live: Live, audit: Audit) -> None:
     assert not audit.new_keys()
 
 
+@pytest.mark.not_on_moto("it enforces no bucket policy")
 def test_the_public_may_read_and_nothing_else(live: Live) -> None:
     """init-bucket's policy: objects can be read by anyone; not listed, written or deleted."""
-    if live.store.kind == "moto":
-        pytest.skip("moto does not enforce bucket policies, so it proves nothing here")
     key = live.upload(make.png()).json()["key"]
     bucket = f"{live.store.endpoint}/{servers.BUCKET}"
     assert requests.get(f"{bucket}/{key}", timeout=10).status_code == 200
@@ -488,3 +492,13 @@ def test_uploads_are_quick_to_say_no_to_strangers(live: Live) -> None:
         sock.sendall(head)
         assert sock.recv(65_536).startswith(b"HTTP/1.1 401 ")
     assert time.monotonic() - began < 2
+
+
+@pytest.mark.not_on_moto("it accepts any checksum")
+def test_the_store_itself_verifies_the_checksum(live: Live, audit: Audit) -> None:
+    """Bytes that changed on their way are refused by the store, which keeps nothing of them."""
+    content = make.png()
+    store = Store(settings.load(live.service.environ))
+    with pytest.raises(StoreUnavailable, match="400"):
+        store.put(f"uploads/7/{UUID}.png", io.BytesIO(content), len(content), zlib.crc32(content) ^ 1, "image/png")
+    assert not audit.new_keys()

@@ -1,0 +1,140 @@
+"""gunicorn's side of an upload: the body reader and what happens to what nobody read."""
+
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+
+if sys.platform == "win32":
+    pytest.skip("gunicorn is for Unix", allow_module_level=True)
+
+from gunicorn.http import body as framing
+from gunicorn.http.unreader import SocketUnreader
+
+from media_storage import server_unix
+from media_storage.server_unix import Body
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    near, far = socket.socketpair()
+    with near, far:
+        near.settimeout(10)
+        yield near, far
+
+
+def with_length(sock: socket.socket, length: int) -> Body:
+    unreader = SocketUnreader(sock)
+    return Body(SimpleNamespace(unreader=unreader, body=framing.Body(framing.LengthReader(unreader, length))), sock)
+
+
+def in_chunks(sock: socket.socket) -> Body:
+    request = SimpleNamespace(unreader=SocketUnreader(sock))
+    request.body = framing.Body(framing.ChunkedReader(request, request.unreader))
+    return Body(request, sock)
+
+
+def test_a_read_answers_what_has_arrived(pair: tuple[socket.socket, socket.socket]) -> None:
+    """It does not wait for all that was asked for, so that a slow sender can be seen to be slow."""
+    near, far = pair
+    body = with_length(near, 10)
+    far.sendall(b"abc")
+    assert body.read(65_536) == b"abc"
+    far.sendall(b"defghij")
+    assert body.read(2) == b"de"
+    assert body.read(65_536) == b"fghij"
+    assert body.read(65_536) == b""
+
+
+def test_the_next_requests_bytes_are_left_alone(pair: tuple[socket.socket, socket.socket]) -> None:
+    """What follows the body belongs to the next request on the connection."""
+    near, far = pair
+    body = with_length(near, 3)
+    far.sendall(b"abcGET / HTTP/1.1\r\n")
+    assert body.read(100) == b"abc"
+    assert body.read(100) == b""
+    assert body._reader.unreader.read() == b"GET / HTTP/1.1\r\n"
+
+
+def test_chunks_are_joined(pair: tuple[socket.socket, socket.socket]) -> None:
+    """Whatever the chunks and however they arrive, read() never answers nothing before the end."""
+    near, far = pair
+    body = in_chunks(near)
+
+    def send() -> None:
+        for piece in (b"3\r\n", b"abc", b"\r\n", b"5;x=y\r\nde", b"fgh\r\n0\r\n", b"\r\n"):
+            far.sendall(piece)
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    assert b"".join(iter(lambda: body.read(4), b"")) == b"abcdefgh"
+    thread.join()
+    assert body.discard()
+
+
+@pytest.mark.parametrize("sent", [b"-1\r\nx", b"3\r\nabcdef", b"3\r\nab", b"zz\r\n"])
+def test_a_malformed_or_cut_body_is_an_oserror(pair: tuple[socket.socket, socket.socket], sent: bytes) -> None:
+    """Which the application takes for what it is: the client's fault. The connection serves no other request."""
+    near, far = pair
+    body = in_chunks(near)
+    far.sendall(sent)
+    far.shutdown(socket.SHUT_WR)
+    with pytest.raises(OSError, match=r".*"):
+        while body.read(100):
+            pass
+    assert not body.discard()
+
+
+def test_a_body_shorter_than_declared_is_an_oserror(pair: tuple[socket.socket, socket.socket]) -> None:
+    """The end of the connection is not the end of the body."""
+    near, far = pair
+    body = with_length(near, 10)
+    far.sendall(b"abc")
+    far.close()
+    assert body.read(100) == b"abc"
+    with pytest.raises(OSError, match="7 bytes before"):
+        body.read(100)
+
+
+def test_what_nobody_read_is_discarded_up_to_a_limit(pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refused client may finish sending; one that sends more than the limit is not listened to for ever."""
+    monkeypatch.setattr(server_unix, "DISCARD_BYTES", 100_000)
+    for length, ended in ((90_000, True), (200_000, False)):
+        near, far = socket.socketpair()
+        with near, far:
+            sender = threading.Thread(target=far.sendall, args=(b"x" * length,), daemon=True)
+            sender.start()
+            assert with_length(near, length).discard() is ended
+
+
+def test_a_client_that_trickles_is_not_waited_for(pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time limit is for the whole, not for each byte."""
+    monkeypatch.setattr(server_unix, "DISCARD_SECONDS", 0.5)
+    near, far = pair
+    stop = threading.Event()
+
+    def drip() -> None:
+        while not stop.wait(0.1):
+            far.send(b"x")
+
+    thread = threading.Thread(target=drip)
+    thread.start()
+    began = time.monotonic()
+    assert not with_length(near, 1000).discard()
+    assert time.monotonic() - began < 1.5
+    stop.set()
+    thread.join()
+
+
+def test_it_is_a_whole_wsgi_input(pair: tuple[socket.socket, socket.socket]) -> None:
+    """WSGI also asks for lines."""
+    near, far = pair
+    far.sendall(b"one\ntwo\nthree")
+    body = with_length(near, 13)
+    assert body.readline() == b"one\n"
+    assert list(body) == [b"two\n", b"three"]
