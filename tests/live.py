@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import requests
+
 import servers
 
 
@@ -47,7 +48,7 @@ class Audit:
     before: set[str]
 
     def new_keys(self) -> set[str]:
-        return self.live.store.keys() - self.before
+        return self.live.store.object_keys() - self.before
 
 
 @dataclass

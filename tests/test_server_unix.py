@@ -84,9 +84,8 @@ def test_a_malformed_or_cut_body_is_an_oserror(pair: tuple[socket.socket, socket
     body = in_chunks(near)
     far.sendall(sent)
     far.shutdown(socket.SHUT_WR)
-    with pytest.raises(OSError, match=r".*"):
-        while body.read(100):
-            pass
+    with pytest.raises(OSError, match=r"malformed|Invalid|missing|NoMore|No more"):
+        body.readall()
     assert not body.discard()
 
 

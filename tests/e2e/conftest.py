@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
+
 import servers
 from live import Audit, Live, Site
 
@@ -52,7 +53,7 @@ def live(store: servers.RunningStore, backend: servers.ChatBackend, tmp_path_fac
 @pytest.fixture
 def audit(live: Live) -> Iterator[Audit]:
     """The bucket, looked at before and after; whatever the test did, no spool may be left."""
-    yield Audit(live, live.store.keys())
+    yield Audit(live, live.store.object_keys())
     assert not [path for path in live.spool_folder.iterdir() if not path.name.startswith("wgunicorn")]
 
 

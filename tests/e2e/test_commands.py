@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import requests
-import servers
-from pictures import make
 
+import servers
 from media_storage.dev.pieces import Piece, PieceDied
+from pictures import make
 
 
 @pytest.fixture(scope="module", params=["seaweedfs", "minio"])
@@ -71,7 +71,7 @@ def test_doctor_finds_nothing_wrong_where_nothing_is(environ: dict[str, str], st
     assert status == 0, text
     assert set(verdicts.values()) == {"ok"}
     assert set(verdicts) == {"backend", "store", "put", "public read", "delete", "listing", "writing", "public URL", "scheme"}
-    assert not store.keys(environ["MINIO_BUCKET"])
+    assert not store.object_keys(environ["MINIO_BUCKET"])
 
 
 def test_doctor_names_a_missing_bucket(environ: dict[str, str], tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_doctor_audits_the_policy_in_force(
     status, verdicts, text = doctor(environ, tmp_path)
     assert status == 1
     assert {what for what, verdict in verdicts.items() if verdict == "FAILED"} == wrong | {"public URL"}, text
-    assert not store.keys(bucket)
+    assert not store.object_keys(bucket)
 
 
 def test_serve_warns_of_a_listable_bucket_and_works(environ: dict[str, str], store: servers.RunningStore, tmp_path: Path) -> None:

@@ -15,14 +15,14 @@ from typing import Any
 
 import pytest
 import requests
+from PIL import Image
+
 import servers
 from live import Audit, Live
-from PIL import Image
-from pictures import make
-
 from media_storage import settings
 from media_storage.errors import StoreUnavailable
 from media_storage.storage import Store
+from pictures import make
 
 MIB = 1_048_576
 KEY = re.compile(r"uploads/7/[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\.(jpg|png|webp)")
@@ -305,7 +305,7 @@ def test_the_owner_takes_a_picture_back(live: Live) -> None:
     for _ in range(2):
         answer = requests.delete(url, headers={"Cookie": "session=alice"}, timeout=10)
         assert (answer.status_code, answer.content) == (204, b"")
-    assert key not in live.store.keys()
+    assert key not in live.store.object_keys()
     refused(requests.delete(f"{live.url}/media/uploads/7/x.png", headers=evil, timeout=10), 404, "not_found")
 
 
