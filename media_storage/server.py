@@ -5,7 +5,6 @@ them with a line feed, which no header can contain, so that the application can 
 taught that; a second header there becomes part of the first.)
 """
 
-import importlib.util
 import logging
 import sys
 from typing import TYPE_CHECKING
@@ -33,12 +32,17 @@ def serve(settings: Settings) -> None:
         from media_storage import server_unix  # noqa: PLC0415 - gunicorn cannot be imported on Windows
 
         server_unix.serve(settings)
-    elif importlib.util.find_spec("waitress"):
-        import waitress  # noqa: PLC0415 - only here, and only when it is installed
-
-        waitress.serve(create_app(settings), host=settings.host, port=settings.port, threads=THREADS_ON_WINDOWS, ident=None)
     else:
-        raise ServerMissing("On Windows `serve` needs waitress: pip install waitress. (`dev` runs without it.)")
+        serve_on_waitress(settings)
+
+
+def serve_on_waitress(settings: Settings) -> None:
+    """Serves with waitress: it reads a whole body before the application sees the request. Raises ServerMissing."""
+    try:
+        import waitress  # noqa: PLC0415 - only here, and only where it is installed
+    except ImportError as exc:
+        raise ServerMissing("On Windows `serve` needs waitress: pip install waitress. (`dev` runs without it.)") from exc
+    waitress.serve(create_app(settings), host=settings.host, port=settings.port, threads=THREADS_ON_WINDOWS, ident=None)
 
 
 def serve_threaded(settings: Settings) -> None:

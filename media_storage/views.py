@@ -107,11 +107,9 @@ class Views:
 
 
 def _key_and_owner(name: str) -> tuple[str, str]:
-    """The requested key and the user in it. Raises NotFound for what this service does not mint, however it is spelled."""
+    """The requested key and the user in it. Raises NotFound for a key that this service cannot have minted."""
     key = f"uploads/{name}"
     owner = keys.owner(key)
-    target: str = request.environ.get("RAW_URI") or request.environ.get("REQUEST_URI", "")
-    # A key needs no URL encoding, so %2F and the like are somebody's attempt at something.
-    if owner is None or "%" in target.partition("?")[0]:
+    if owner is None:
         raise NotFound
     return key, owner

@@ -213,20 +213,22 @@ def test_what_is_configured_is_used(tmp_path: Path) -> None:
     """A configured store and backend: neither is started, and the service uses them."""
     backend = servers.ChatBackend()
     try:
-        with servers.running_store("seaweedfs", tmp_path / "store") as store:
-            with dev(tmp_path, **store.environ, BACKEND_VERIFY_URL=backend.url) as running:
-                running.wait_until_ready()
-                assert f"{store.endpoint} (configured)" in running.text
-                assert f"{backend.url} (configured)" in running.text
-                assert not embedded.is_taken(8102)
-                assert not embedded.is_taken(9000)
-                answer = requests.post(
-                    "http://127.0.0.1:9101/media/upload",
-                    files={"file": ("a", make.png())},
-                    headers={"Cookie": "session=alice"},
-                    timeout=10,
-                )
-                assert answer.status_code == 201
+        with (
+            servers.running_store("seaweedfs", tmp_path / "store") as store,
+            dev(tmp_path, **store.environ, BACKEND_VERIFY_URL=backend.url) as running,
+        ):
+            running.wait_until_ready()
+            assert f"{store.endpoint} (configured)" in running.text
+            assert f"{backend.url} (configured)" in running.text
+            assert not embedded.is_taken(8102)
+            assert not embedded.is_taken(9000)
+            answer = requests.post(
+                "http://127.0.0.1:9101/media/upload",
+                files={"file": ("a", make.png())},
+                headers={"Cookie": "session=alice"},
+                timeout=10,
+            )
+            assert answer.status_code == 201
     finally:
         backend.close()
 
