@@ -57,6 +57,7 @@ class _Handler(WSGIRequestHandler):
 
     def make_environ(self) -> "WSGIEnvironment":
         environ = super().make_environ()
+        environ["RAW_URI"] = self.requestline.split(" ")[1]  # http.server makes one slash of // at its start
         cookies = self.headers.get_all("Cookie", [])
         if len(cookies) > 1:
             environ["HTTP_COOKIE"] = "\n".join(cookies)
