@@ -10,6 +10,7 @@ from media_storage import origins
 from media_storage.auth import Backend
 from media_storage.errors import BadRequest, InternalError, MethodNotAllowed, NotFound, Refusal
 from media_storage.ops import Trace, request_id
+from media_storage.ratelimit import limiter_for
 from media_storage.settings import Settings
 from media_storage.storage import Store
 from media_storage.views import Views
@@ -23,7 +24,8 @@ def create_app(settings: Settings) -> Flask:
     app.json.sort_keys = False  # type: ignore[attr-defined]  # Flask's own provider has it
     app.url_map.merge_slashes = False  # or //host/path would be answered by a redirect that names the host
     backend = Backend(settings.backend_verify_url, settings.backend_user_id_field, settings.backend_timeout_seconds)
-    views = Views(settings, backend, Store(settings))
+    limiter = limiter_for(settings.uploads_per_minute, settings.rate_limit_storage_uri)
+    views = Views(settings, backend, Store(settings), limiter)
     app.add_url_rule("/media/upload", view_func=views.upload, methods=["POST"])
     app.add_url_rule("/upload", "upload", views.upload, methods=["POST"])
     app.add_url_rule("/media/limits", view_func=views.limits)

@@ -5,12 +5,14 @@
     ├── 401 Unauthenticated
     ├── 403 OriginNotAllowed · NotOwner
     ├── 404 NotFound              405 MethodNotAllowed
+    ├── 408 UploadTimeout
     ├── 413 FileTooLarge
     ├── 415 NotMultipart · UnsupportedType
     ├── 422 InvalidImage · TooManyPixels
+    ├── 429 RateLimited
     ├── 500 InternalError
     ├── 502 BackendInvalid
-    └── 503 BackendUnavailable · StoreUnavailable
+    └── 503 BackendUnavailable · StoreUnavailable · Overloaded · ShuttingDown
 
 Adapters raise these `from` the foreign error; ``app.py`` turns them into problem+json (RFC 9457) in one place.
 What a refusal is raised *for* (``reason``) goes to the log, never to the client.
@@ -121,6 +123,15 @@ class MethodNotAllowed(Refusal):
         super().__init__("This address does not support that method; the Allow header lists those that it does.")
 
 
+class UploadTimeout(Refusal):
+    """The body came too slowly, or took too long."""
+
+    status, code = 408, "upload_timeout"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("The picture arrived too slowly. Try again on a better connection.", reason=reason)
+
+
 class FileTooLarge(Refusal):
     """The file, or the length that the request declares, is more than the limit (bytes)."""
 
@@ -166,6 +177,16 @@ class TooManyPixels(Refusal):
         super().__init__(f"The picture has more than {max_pixels:,} pixels. Send a smaller one.", maxPixels=max_pixels)
 
 
+class RateLimited(Refusal):
+    """The user uploaded more in this minute than is allowed; `retry_after` is what is left of it, in seconds."""
+
+    status, code = 429, "rate_limited"
+
+    def __init__(self, retry_after: int) -> None:
+        super().__init__("You are uploading faster than is allowed here. Wait a moment, then go on.")
+        self.retry_after = retry_after
+
+
 class InternalError(Refusal):
     """A defect of this service."""
 
@@ -200,3 +221,21 @@ class StoreUnavailable(Refusal):
 
     def __init__(self, reason: str) -> None:
         super().__init__("Pictures cannot be stored right now. Try again in a moment.", reason=reason)
+
+
+class Overloaded(Refusal):
+    """As many uploads as this process may hold are under way, or the temporary space is full."""
+
+    status, code, retry_after = 503, "overloaded", 2
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("Too many pictures are being uploaded right now. Try again in a moment.", reason=reason)
+
+
+class ShuttingDown(Refusal):
+    """The process is ending, and the body did not arrive in time for it."""
+
+    status, code, retry_after = 503, "shutting_down", 2
+
+    def __init__(self) -> None:
+        super().__init__("This server is being restarted. Try again in a moment.")

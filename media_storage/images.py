@@ -30,8 +30,8 @@ HEAD_BYTES = 2048
 """How many first bytes `sniff` wants; fewer when the file is shorter."""
 
 MAX_PARTS = 10_000
-"""Chunks or segments before the picture data. Colour profiles need 255 at most and 10 MB of full JPEG segments are 160;
-without a limit, a file made of empty ones costs a step for every four bytes."""
+"""Segments or chunks before the picture data; of a WebP, whose animation frames are chunks, all. A colour profile needs 255
+JPEG segments at most, and 10 MB in full ones are 160. Without a limit, empty ones would cost a step for every four bytes."""
 
 
 @dataclass(frozen=True)
@@ -197,6 +197,7 @@ def _check_png_chunks(file: IO[bytes], *, palette_needed: bool) -> None:
 
 _Chunk = tuple[bytes, int, int]  # tag, offset of the content, its length
 _PICTURES = frozenset({b"VP8 ", b"VP8L", b"ANMF"})
+_ORDERED = _PICTURES | {b"VP8X", b"ALPH", b"ANIM"}  # the others (EXIF, ICCP, XMP, unknown ones) may stand anywhere
 _STILL = re.compile(rb"(ALPH)?VP8 |VP8L")
 _ANIMATION = re.compile(rb"ANIM(ANMF)+")
 
@@ -209,14 +210,17 @@ def _webp(file: IO[bytes]) -> tuple[int, int]:
     end = 8 + int.from_bytes(_read(file, 4, 4), "little")
     _read(file, end - 1, 1)
     first, *others = [*_chunks(file, 12, end)] or [(b"", 0, 0)]
-    if first[0] != b"VP8X":
-        return _bitstream(file, first)
+    return _extended(file, first, others) if first[0] == b"VP8X" else _bitstream(file, first)
+
+
+def _extended(file: IO[bytes], first: _Chunk, others: list[_Chunk]) -> tuple[int, int]:
+    """Return the canvas size; a still picture must fill it, an animation's first frame must lie on it."""
     header = _read(file, first[1], 10)
-    canvas = 1 + int.from_bytes(header[4:7], "little"), 1 + int.from_bytes(header[7:], "little")
-    animated = header[0] & 0x02
-    order = b"".join(tag for tag, _, _ in others if tag in _PICTURES or tag in {b"VP8X", b"ALPH", b"ANIM"})
-    if first[2] != 10 or header[0] & 0xC1 or not (_ANIMATION if animated else _STILL).fullmatch(order):
+    animated, reserved = header[0] & 0x02, header[0] & 0xC1
+    order = b"".join(tag for tag, _, _ in others if tag in _ORDERED)
+    if first[2] != 10 or reserved or not (_ANIMATION if animated else _STILL).fullmatch(order):
         raise InvalidImage(f"WebP with VP8X {header.hex()}, then {order[:40]!r}")
+    canvas = 1 + int.from_bytes(header[4:7], "little"), 1 + int.from_bytes(header[7:], "little")
     picture = next(chunk for chunk in others if chunk[0] in _PICTURES)
     width, height = _animation_frame(file, picture) if animated else _bitstream(file, picture)
     if width > canvas[0] or height > canvas[1] or (not animated and (width, height) != canvas):

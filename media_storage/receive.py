@@ -5,6 +5,7 @@ everything that is not the file is counted and thrown away. The bytes are those 
 content and however the network cuts them.
 """
 
+import contextlib
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from werkzeug.exceptions import ClientDisconnected
 
-from media_storage.errors import BadMultipart, EmptyFile, FileTooLarge, MissingFile, MultipleFiles, NotMultipart
+from media_storage.errors import BadMultipart, EmptyFile, FileTooLarge, MissingFile, MultipleFiles, NotMultipart, Overloaded
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
@@ -70,7 +71,8 @@ def file(body: Readable, delimiter: bytes, max_bytes: int, head_bytes: int, chec
     """Receives `body` to its end and answers its one file part; close the answer, as a context, to be rid of the spool.
 
     `check_head` gets the file's first `head_bytes` bytes (or all, when it has fewer) as soon as they are there, and
-    raises to refuse. Raises BadMultipart, MissingFile, MultipleFiles, EmptyFile, FileTooLarge.
+    raises to refuse. Raises BadMultipart, MissingFile, MultipleFiles, EmptyFile, FileTooLarge,
+    Overloaded when the temporary space is full, and whatever `body.read` refuses with.
     """
     spool = cast("BinaryIO", SpooledTemporaryFile(max_size=MEMORY_BYTES))  # noqa: SIM115 - closed with the answer
     try:
@@ -85,10 +87,23 @@ def file(body: Readable, delimiter: bytes, max_bytes: int, head_bytes: int, chec
                 raise BadMultipart("The multipart body is malformed.", reason=str(exc)) from exc
             if total - parts.size > MAX_OTHER_BYTES:
                 raise BadMultipart("The multipart body has too much in it beside the file.")
-        return parts.received()
+        received = parts.received()
+        with _space():
+            spool.flush()
     except BaseException:
-        spool.close()
+        with contextlib.suppress(OSError):  # what is still buffered may not fit either
+            spool.close()
         raise
+    return received
+
+
+@contextlib.contextmanager
+def _space() -> Iterator[None]:
+    """Raises Overloaded when there is no space left for the temporary file."""
+    try:
+        yield
+    except OSError as exc:
+        raise Overloaded(f"the temporary file cannot be written: {exc}") from exc
 
 
 def _pieces(body: Readable) -> Iterator[bytes]:
@@ -181,7 +196,8 @@ class _Parts:
             self._head += piece[: self._head_bytes - len(self._head)]
             if len(self._head) == self._head_bytes:
                 self._check()
-        self._spool.write(piece)
+        with _space():
+            self._spool.write(piece)
 
     def _part_end(self) -> None:
         if not self._in_file:

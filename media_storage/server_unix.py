@@ -1,32 +1,26 @@
-"""gunicorn, set up for uploads: the only module that may assume Unix."""
+"""gunicorn, set up for uploads. With `body_unix`, the only module that may assume Unix."""
 
-import io
 import logging
-import socket
+import math
 import threading
-import time
 from typing import Any
 
 from flask import Flask
 from gunicorn import glogging
 from gunicorn.app.base import BaseApplication
-from gunicorn.http.body import LengthReader
-from gunicorn.http.errors import ParseException
 from gunicorn.workers.gthread import ThreadWorker
 
 from media_storage import storage
 from media_storage.app import create_app
+from media_storage.body_unix import Body, Head, Pace
 from media_storage.settings import Settings
 
-# A thread waits wherever its client is slow, so there must be enough that slow uploads leave some to everyone else;
-# gunicorn starts them only when they are needed.
-THREADS = 512
-CONNECTIONS = 2048  # per worker; what is above THREADS waits idle, on keep-alive
+# A thread waits wherever its client is slow, so there must be more of them than uploads: these are left to everyone
+# else. gunicorn starts threads only when they are needed.
+OTHER_THREADS = 128
+IDLE_CONNECTIONS = 2048  # per worker: on keep-alive, waiting without a thread
 KEEPALIVE_SECONDS = 5
-READ_BYTES = 65_536  # gunicorn itself reads 8 KiB at a time
-# A client that is still sending when it is refused sees the refusal only if somebody goes on reading.
-DISCARD_BYTES = 32 * 1_048_576
-DISCARD_SECONDS = 5.0
+KILL_SECONDS = 2  # after the grace, what still runs is killed
 
 
 def serve(settings: Settings) -> None:
@@ -40,13 +34,15 @@ class _Application(BaseApplication):
         super().__init__()
 
     def load_config(self) -> None:
+        threads = self._settings.max_concurrent_uploads + OTHER_THREADS
         host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
         options = {
             "bind": f"{host}:{self._settings.port}",
             "workers": self._settings.workers,
-            "worker_class": Worker,
-            "threads": THREADS,
-            "worker_connections": CONNECTIONS,
+            "worker_class": worker_class(self._settings),
+            "threads": threads,
+            "worker_connections": threads + IDLE_CONNECTIONS,
+            "graceful_timeout": math.ceil(self._settings.shutdown_grace_seconds) + KILL_SECONDS,
             "keepalive": KEEPALIVE_SECONDS,
             "logger_class": _Logger,
             "proc_name": "media-storage",
@@ -80,18 +76,47 @@ class _Logger(glogging.Logger):
         """There are none."""
 
 
+def worker_class(settings: Settings) -> type["Worker"]:
+    """gunicorn makes its workers itself, from a class: this one knows the settings."""
+    pace = Pace(settings.upload_timeout_seconds, settings.min_upload_bytes_per_second)
+    return type("ConfiguredWorker", (Worker,), {"pace": pace, "grace": settings.shutdown_grace_seconds})
+
+
 class Worker(ThreadWorker):
     """gunicorn's threaded worker with a body of ours; a refused client that is still sending gets its answer."""
 
+    pace: Pace
+    grace: float  # seconds that bodies have to arrive after SIGTERM
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._bodies: set[Body] = set()  # changed by one operation at a time, which the interpreter makes atomic
+
+    def handle(self, conn: Any) -> Any:
+        conn.parser.unreader.sock = Head(conn.sock)
+        return super().handle(conn)
+
     def handle_request(self, req: Any, conn: Any) -> bool:
-        body = Body(req, conn.sock)
+        body = Body(req, conn.sock, self.pace)
         req.body = body
         _join_cookies(req)
+        self._bodies.add(body)
         try:
             keepalive: bool = super().handle_request(req, conn)
             return body.discard() and keepalive
         finally:
-            req.unreader.sock = conn.sock
+            self._bodies.discard(body)
+
+    def handle_exit(self, sig: Any, frame: Any) -> None:
+        """SIGTERM: whoever is still sending when the grace is over is told, before the process is killed."""
+        super().handle_exit(sig, frame)
+        timer = threading.Timer(self.grace, self._interrupt_bodies)
+        timer.daemon = True
+        timer.start()
+
+    def _interrupt_bodies(self) -> None:
+        for body in list(self._bodies):
+            body.interrupt()
 
 
 def _join_cookies(req: Any) -> None:
@@ -99,84 +124,3 @@ def _join_cookies(req: Any) -> None:
     if len(cookies) > 1:
         req.headers = [header for header in req.headers if header[0] != "COOKIE"]
         req.headers.append(("COOKIE", "\n".join(cookies)))
-
-
-class Body(io.RawIOBase):
-    """``wsgi.input``: hands out what has arrived, without waiting for all that was asked for.
-
-    The framing stays gunicorn's: its readers parse lengths and chunks. Its own body collects 1 KiB at a time
-    until it has as much as was asked for, which costs most of an upload's CPU and lets a client that
-    sends a byte now and then hold a read for ever.
-    """
-
-    def __init__(self, req: Any, sock: socket.socket) -> None:
-        self._reader = req.body.reader
-        self._sock = sock
-        self._deadline: float | None = None
-        self._ahead = b""
-        self._at_end = False
-        self._broken = False
-        req.unreader.sock = self  # every byte of the body passes through recv()
-
-    def readable(self) -> bool:
-        return True
-
-    def recv(self, size: int) -> bytes:
-        """What the readers call for more of the connection's bytes."""
-        if self._deadline is not None:
-            remaining = self._deadline - time.monotonic()
-            if remaining <= 0:
-                raise TimeoutError("the body did not end in time")
-            self._sock.settimeout(remaining)
-        return self._sock.recv(max(size, READ_BYTES))
-
-    def read(self, size: int = -1) -> bytes:
-        """Up to `size` bytes, at least one unless the body has ended. Raises OSError when it is cut or malformed."""
-        if size < 0:
-            return self.readall()
-        if not self._ahead and not self._at_end:
-            try:
-                self._ahead = self._more()
-            except ParseException as exc:
-                self._broken = True
-                raise OSError(f"malformed body: {exc}") from exc
-            except OSError:
-                self._broken = True
-                raise
-            self._at_end = not self._ahead
-        data, self._ahead = self._ahead[:size], self._ahead[size:]
-        return data
-
-    def readinto(self, buffer: Any) -> int:
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-    def _more(self) -> bytes:
-        reader = self._reader
-        if not isinstance(reader, LengthReader):
-            return next((piece for piece in reader.parser if piece), b"")
-        if reader.length == 0:
-            return b""
-        data: bytes = reader.unreader.read()
-        if len(data) > reader.length:  # the start of the next request
-            reader.unreader.unread(data[reader.length :])
-            data = data[: reader.length]
-        if not data:
-            raise ConnectionError(f"the client closed the connection {reader.length} bytes before the body's end")
-        reader.length -= len(data)
-        return data
-
-    def discard(self) -> bool:
-        """Reads on and throws away, up to a limit; whether the body has ended, so that a next request may follow."""
-        self._deadline = time.monotonic() + DISCARD_SECONDS
-        left = DISCARD_BYTES
-        try:
-            while not self._broken and left > 0:
-                data = self.read(READ_BYTES)
-                if not data:
-                    return True
-                left -= len(data)
-        except OSError:
-            pass  # the answer was sent; that the client goes away now is its right
-        return False

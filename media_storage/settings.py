@@ -92,6 +92,12 @@ class Settings(BaseModel):
     minio_bucket: str = "irc-media"
     minio_region: str = "us-east-1"
     store_timeout_seconds: float = Field(10, gt=0, le=300)
+    upload_timeout_seconds: float = Field(600, gt=0)
+    min_upload_bytes_per_second: int = Field(1024, ge=0)
+    shutdown_grace_seconds: float = Field(30, ge=0)
+    max_concurrent_uploads: int = Field(500, ge=1, le=4096)
+    uploads_per_minute: int = Field(0, ge=0)
+    rate_limit_storage_uri: str = "memory://"
     max_upload_mb: int = Field(10, ge=1, le=5120)  # 5 GiB is the most that S3 takes in one PUT
     max_image_pixels: int = Field(268_435_456, ge=0)
     allowed_origins: Annotated[tuple[str, ...], BeforeValidator(_origins)] = ()
@@ -143,6 +149,13 @@ class Settings(BaseModel):
         if use_ssl is not None and use_ssl != (url.scheme == "https"):
             raise ValueError(f"says {url.scheme}, but MINIO_USE_SSL says the opposite; drop one of the two")
         return text.rstrip("/")
+
+    @field_validator("rate_limit_storage_uri")
+    @classmethod
+    def _check_storage_uri(cls, text: str) -> str:
+        if text != "memory://" and not re.match(r"rediss?://[^/]", text):
+            raise ValueError("must be memory:// or redis://host:port/number (rediss:// with TLS)")
+        return text
 
     @field_validator("minio_bucket")
     @classmethod

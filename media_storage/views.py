@@ -1,11 +1,14 @@
 """HTTP in, HTTP out. ``upload`` is the way of one picture, top to bottom."""
 
+import threading
+
 from flask import Response, g, jsonify, request
 
 from media_storage import images, keys, origins, receive
 from media_storage.auth import Backend
-from media_storage.errors import BadRequest, NotFound, NotOwner, Unauthenticated
+from media_storage.errors import BadRequest, NotFound, NotOwner, Overloaded, Unauthenticated
 from media_storage.ops import Readiness, Trace
+from media_storage.ratelimit import Limiter
 from media_storage.settings import Settings
 from media_storage.storage import Store
 
@@ -13,24 +16,35 @@ from media_storage.storage import Store
 class Views:
     """The service's answers. What is not success is raised as a Refusal and answered in ``app.py``."""
 
-    def __init__(self, settings: Settings, backend: Backend, store: Store) -> None:
+    def __init__(self, settings: Settings, backend: Backend, store: Store, limiter: Limiter) -> None:
         self._settings = settings
         self._backend = backend
         self._store = store
+        self._limiter = limiter
+        self._slots = threading.BoundedSemaphore(settings.max_concurrent_uploads)
         self._readiness = Readiness(backend, store)
         self._cache_redirect = f"public, max-age={settings.redirect_max_age_seconds}"
 
     def upload(self) -> Response:
-        """``POST /media/upload``: session, then receive, prove, store."""
-        trace: Trace = g.trace
-        max_bytes = self._settings.max_upload_bytes
+        """``POST /media/upload``: what the headers say, then one of the slots for uploads."""
         delimiter = receive.boundary(request.content_type)
-        receive.check_length(request.content_length, max_bytes)
+        receive.check_length(request.content_length, self._settings.max_upload_bytes)
         origins.check(request.headers, self._settings.origins)
+        if not self._slots.acquire(blocking=False):
+            raise Overloaded("as many uploads as MAX_CONCURRENT_UPLOADS allows are under way")
+        try:
+            return self._take(delimiter)
+        finally:
+            self._slots.release()
+
+    def _take(self, delimiter: bytes) -> Response:
+        """One upload: session, then receive, prove, store."""
+        trace: Trace = g.trace
         user = self._user()
+        self._limiter.count(user)
 
         with trace.phase("receive"):
-            received = receive.file(request.stream, delimiter, max_bytes, images.HEAD_BYTES, images.sniff)
+            received = receive.file(request.stream, delimiter, self._settings.max_upload_bytes, images.HEAD_BYTES, images.sniff)
         with received:
             trace.size = received.size
             with trace.phase("prove"):

@@ -15,8 +15,9 @@ if sys.platform == "win32":
 from gunicorn.http import body as framing
 from gunicorn.http.unreader import SocketUnreader
 
-from media_storage import server_unix
-from media_storage.server_unix import Body
+from media_storage import body_unix
+from media_storage.body_unix import Body, Head, Pace
+from media_storage.errors import ShuttingDown, UploadTimeout
 
 
 @pytest.fixture
@@ -27,15 +28,18 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
         yield near, far
 
 
-def with_length(sock: socket.socket, length: int) -> Body:
+NO_HURRY = Pace(60, 0)
+
+
+def with_length(sock: socket.socket, length: int, pace: Pace = NO_HURRY) -> Body:
     unreader = SocketUnreader(sock)
-    return Body(SimpleNamespace(unreader=unreader, body=framing.Body(framing.LengthReader(unreader, length))), sock)
+    return Body(SimpleNamespace(unreader=unreader, body=framing.Body(framing.LengthReader(unreader, length))), sock, pace)
 
 
 def in_chunks(sock: socket.socket) -> Body:
     request = SimpleNamespace(unreader=SocketUnreader(sock))
     request.body = framing.Body(framing.ChunkedReader(request, request.unreader))
-    return Body(request, sock)
+    return Body(request, sock, NO_HURRY)
 
 
 def test_a_read_answers_what_has_arrived(pair: tuple[socket.socket, socket.socket]) -> None:
@@ -102,7 +106,7 @@ def test_a_body_shorter_than_declared_is_an_oserror(pair: tuple[socket.socket, s
 
 def test_what_nobody_read_is_discarded_up_to_a_limit(pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
     """A refused client may finish sending; one that sends more than the limit is not listened to for ever."""
-    monkeypatch.setattr(server_unix, "DISCARD_BYTES", 100_000)
+    monkeypatch.setattr(body_unix, "DISCARD_BYTES", 100_000)
     for length, ended in ((90_000, True), (200_000, False)):
         near, far = socket.socketpair()
         with near, far:
@@ -113,7 +117,7 @@ def test_what_nobody_read_is_discarded_up_to_a_limit(pair: tuple[socket.socket, 
 
 def test_a_client_that_trickles_is_not_waited_for(pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
     """The time limit is for the whole, not for each byte."""
-    monkeypatch.setattr(server_unix, "DISCARD_SECONDS", 0.5)
+    monkeypatch.setattr(body_unix, "DISCARD_SECONDS", 0.5)
     near, far = pair
     stop = threading.Event()
 
@@ -137,3 +141,100 @@ def test_it_is_a_whole_wsgi_input(pair: tuple[socket.socket, socket.socket]) -> 
     body = with_length(near, 13)
     assert body.readline() == b"one\n"
     assert list(body) == [b"two\n", b"three"]
+
+
+def drip(sock: socket.socket, stop: threading.Event, seconds: float = 0.05) -> threading.Thread:
+    """Sends a byte now and then, until told to stop."""
+
+    def send() -> None:
+        while not stop.wait(seconds):
+            sock.send(b"x")
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("silent", [True, False], ids=["silent", "trickling"])
+def test_a_body_under_the_floor_is_refused(
+    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch, silent: bool
+) -> None:
+    """Nothing at all, or a byte now and then: both end when the window is over, and the answer can still be sent."""
+    monkeypatch.setattr(body_unix, "PACE_SECONDS", 0.5)
+    near, far = pair
+    stop = threading.Event()
+    thread = threading.Thread(target=stop.wait) if silent else drip(far, stop)
+    if silent:
+        thread.start()
+    body = with_length(near, 10_000, Pace(60, 1024))
+    began = time.monotonic()
+    with pytest.raises(UploadTimeout):
+        body.readall()
+    assert 0.4 < time.monotonic() - began < 1.5
+    stop.set()
+    thread.join()
+    near.sendall(b"HTTP/1.1 408 ")
+    assert far.recv(100).startswith(b"HTTP/1.1 408")
+
+
+def test_a_body_just_above_the_floor_is_not_refused(pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slow is allowed: window after window with enough in each."""
+    monkeypatch.setattr(body_unix, "PACE_SECONDS", 0.5)
+    near, far = pair
+    stop = threading.Event()
+    thread = drip(far, stop, 0.02)
+    body = with_length(near, 60, Pace(60, 10))
+    assert body.readall() == b"x" * 60
+    stop.set()
+    thread.join()
+
+
+def test_a_body_has_a_time_limit_as_a_whole(pair: tuple[socket.socket, socket.socket]) -> None:
+    """However steady it is."""
+    near, far = pair
+    stop = threading.Event()
+    thread = drip(far, stop)
+    began = time.monotonic()
+    with pytest.raises(UploadTimeout, match="whole"):
+        with_length(near, 10_000, Pace(0.5, 1)).readall()
+    assert time.monotonic() - began < 1.5
+    stop.set()
+    thread.join()
+
+
+def test_the_time_begins_when_the_body_is_asked_for(pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the backend takes for its answer is not counted against the client."""
+    monkeypatch.setattr(body_unix, "PACE_SECONDS", 0.3)
+    near, far = pair
+    body = with_length(near, 3, Pace(0.3, 1024))
+    time.sleep(0.5)
+    far.sendall(b"abc")
+    assert body.readall() == b"abc"
+
+
+def test_a_body_can_be_interrupted(pair: tuple[socket.socket, socket.socket]) -> None:
+    """When the process ends, whoever still sends is told so instead of being cut off."""
+    near, far = pair
+    body = with_length(near, 10)
+    timer = threading.Timer(0.2, body.interrupt)
+    timer.start()
+    with pytest.raises(ShuttingDown):
+        body.readall()
+    near.sendall(b"HTTP/1.1 503 ")
+    assert far.recv(100).startswith(b"HTTP/1.1 503")
+    timer.join()
+
+
+def test_headers_that_do_not_come_end_the_connection(pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A deadline for the whole of them: bytes now and then do not extend it."""
+    monkeypatch.setattr(body_unix, "HEAD_SECONDS", 0.4)
+    near, far = pair
+    stop = threading.Event()
+    thread = drip(far, stop)
+    head = Head(near)
+    began = time.monotonic()
+    while head.recv(8192):
+        pass
+    assert 0.3 < time.monotonic() - began < 1
+    stop.set()
+    thread.join()
