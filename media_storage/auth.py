@@ -1,6 +1,8 @@
 """Asks the chat backend whose session a request carries."""
 
+import contextlib
 import json
+import time
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 
@@ -12,6 +14,7 @@ from media_storage import deadline, keys
 from media_storage.errors import BackendInvalid, BackendUnavailable, Unauthenticated
 
 ANSWER_BYTES = 65_536
+_HEADERS = {"Accept": "application/json", "Accept-Encoding": "identity"}
 POOL_SIZE = 64  # connections kept open; more callers at once open connections of their own
 
 
@@ -19,6 +22,11 @@ class _Adapter(HTTPAdapter):
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
         self.poolmanager = deadline.PoolManager(num_pools=4, maxsize=POOL_SIZE)
+
+
+class _Session(requests.Session):
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """No redirect is followed: without this, requests still reads its whole body and parses its Location."""
 
 
 class Backend:
@@ -31,7 +39,7 @@ class Backend:
         self._url = verify_url
         self._path = id_field.split(".")
         self._timeout = timeout
-        self._session = requests.Session()
+        self._session = _Session()
         self._session.trust_env = False  # the environment's proxies and netrc must not see a session cookie
         # A jar that keeps a rotated cookie would send it with the next caller's request.
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
@@ -59,24 +67,33 @@ class Backend:
             raise BackendUnavailable(f"a call without a cookie was answered {status}")
 
     def _ask(self, headers: dict[str, str], seconds: float) -> tuple[int, bytes]:
-        """Status and first bytes of the answer. A connection that turns out dead is replaced once."""
-        sent = {"Accept": "application/json", "Accept-Encoding": "identity", **headers}
-        timeout: Any = urllib3.Timeout(total=seconds)
+        """Status and first bytes of the answer. A connection that turns out dead is replaced once, within the same time."""
+        deadline_at = time.monotonic() + seconds
         for last_try in (False, True):
             try:
-                with self._session.get(self._url, headers=sent, timeout=timeout, allow_redirects=False, stream=True) as answer:
-                    body: bytes = answer.raw.read(ANSWER_BYTES + 1, decode_content=True)
-                    return answer.status_code, body
-            except requests.exceptions.InvalidHeader as exc:
-                raise Unauthenticated from exc
+                return self._call(headers, deadline_at - time.monotonic())
             except (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError, TimeoutError) as exc:
                 raise BackendUnavailable("the backend did not answer in time") from exc
-            except urllib3.exceptions.DecodeError as exc:
-                raise BackendInvalid(f"the backend's answer cannot be decoded: {exc}") from exc
+            except (urllib3.exceptions.DecodeError, requests.exceptions.InvalidHeader) as exc:
+                raise BackendInvalid(f"the backend's answer is malformed: {exc}") from exc
             except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError) as exc:
                 if last_try or not _died(exc):
                     raise BackendUnavailable(f"the backend cannot be reached: {exc}") from exc
         raise AssertionError("unreachable")
+
+    def _call(self, headers: dict[str, str], seconds: float) -> tuple[int, bytes]:
+        if seconds <= 0:
+            raise TimeoutError
+        # As bytes: what only Unicode calls a space may stand at a cookie's beginning.
+        sent = {name: value.encode("latin-1") for name, value in {**_HEADERS, **headers}.items()}
+        timeout: Any = urllib3.Timeout(total=seconds)
+        with self._session.get(self._url, headers=sent, timeout=timeout, allow_redirects=False, stream=True) as answer:
+            if answer.status_code == 200:
+                return 200, answer.raw.read(ANSWER_BYTES + 1, decode_content=True)
+            # The status says it all; reading a short body to its end keeps the connection.
+            with contextlib.suppress(urllib3.exceptions.HTTPError, OSError):
+                answer.raw.read(ANSWER_BYTES, decode_content=False)
+            return answer.status_code, b""
 
 
 def _died(exc: BaseException) -> bool:

@@ -42,13 +42,21 @@ class _Deadlined:
         # urllib3 puts the call's read timeout here before it asks for the answer.
         deadline = time.monotonic() + self.timeout  # type: ignore[attr-defined]
 
+        answers: list[HTTPResponse] = []
+
         def answer(sock: socket.socket, *args: object, **kwargs: object) -> HTTPResponse:
             response = HTTPResponse(sock, *args, **kwargs)  # type: ignore[arg-type]
             response.fp = io.BufferedReader(_UntilDeadline(sock, deadline))
+            answers.append(response)
             return response
 
         self.response_class = answer
-        return super().getresponse()  # type: ignore[misc,no-any-return]
+        try:
+            return super().getresponse()  # type: ignore[misc,no-any-return]
+        except BaseException:
+            for response in answers:
+                response.close()  # urllib3 forgets an answer whose Content-Length makes no sense, and with it the socket
+            raise
 
 
 class _HTTPConnection(_Deadlined, urllib3.connection.HTTPConnection):  # type: ignore[misc]  # urllib3 types its own

@@ -88,8 +88,14 @@ class ConsoleFormatter(logging.Formatter):
         fields |= phases if isinstance(phases, dict) else {}
         words = [time.strftime("%H:%M:%S", time.localtime(record.created)), f"{record.levelname.lower():<7}", record.getMessage()]
         words += [f"{name}={value}" for name, value in fields.items()]
-        line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(words))
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        lines = [_printable(" ".join(words))]
+        if record.exc_info:
+            lines += [f"  {_printable(line)}" for line in self.formatException(record.exc_info).split("\n")]
+        return "\n".join(lines)
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def configure_logging(form: Literal["console", "json"] | None, level: str) -> None:

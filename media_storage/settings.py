@@ -40,7 +40,7 @@ def _split(text: str) -> SplitResult:
     url = urlsplit(text)
     if url.scheme not in ("http", "https") or not url.hostname:
         raise ValueError("must start with http:// or https:// and name a host")
-    if url.username or url.password or url.fragment or any(ord(c) <= 0x20 or ord(c) >= 0x7F for c in text):
+    if url.username or url.password or "#" in text or any(ord(c) <= 0x20 or ord(c) >= 0x7F for c in text):
         raise ValueError("must not hold credentials, a fragment, spaces or characters outside ASCII")
     _ = url.port  # raises ValueError when it is not a port number
     return url
@@ -55,7 +55,8 @@ def origin_of(text: str) -> str:
 
 
 def _base_url(text: str) -> str:
-    if _split(text).query:
+    _split(text)
+    if "?" in text:
         raise ValueError("must not have a query")
     return text.rstrip("/")
 
@@ -144,7 +145,7 @@ class Settings(BaseModel):
         if "://" not in text:
             text = f"{'https' if use_ssl else 'http'}://{text}"
         url = _split(text)
-        if url.path not in ("", "/") or url.query:
+        if url.path not in ("", "/") or "?" in text:
             raise ValueError("must be a host and a port, with no path behind it")
         if use_ssl is not None and use_ssl != (url.scheme == "https"):
             raise ValueError(f"says {url.scheme}, but MINIO_USE_SSL says the opposite; drop one of the two")
@@ -180,9 +181,12 @@ def _sentences(error: ValidationError) -> list[str]:
 
 
 def _given(environ: Mapping[str, str], dotenv: Path) -> dict[str, str]:
-    """What `environ`, else the `dotenv` file, gives a value; an empty value counts as unset."""
-    # utf-8-sig: Notepad writes a byte order mark; interpolate: a secret may hold a dollar sign.
-    from_file = dotenv_values(dotenv, encoding="utf-8-sig", interpolate=False)
+    """What `environ`, else the `dotenv` file, gives a value; an empty value counts as unset. Raises SettingsError."""
+    try:
+        # utf-8-sig: Notepad writes a byte order mark; interpolate: a secret may hold a dollar sign.
+        from_file = dotenv_values(dotenv, encoding="utf-8-sig", interpolate=False)
+    except UnicodeDecodeError as exc:
+        raise SettingsError([f"{dotenv.name}: is not UTF-8 text ({exc.reason} at byte {exc.start}); save it as UTF-8"]) from None
     values: dict[str, str] = {}
     for source in (from_file, environ):
         values |= {name: value.strip() for name, value in source.items() if value and value.strip()}
@@ -206,8 +210,9 @@ def load(environ: Mapping[str, str], *, dotenv: Path = DOTENV, defaults: Mapping
 def dev_defaults(environ: Mapping[str, str], *, dotenv: Path = DOTENV) -> dict[str, str]:
     """Defaults for a developer's machine, where everything is on loopback."""
     port = _given(environ, dotenv).get("PORT", "9101")
-    # A port that is no number is reported as such, and not as a bad URL as well.
-    return {**_DEV_DEFAULTS, "PUBLIC_BASE_URL": f"http://localhost:{port if port.isdecimal() else 9101}"}
+    # A wrong port is reported as such, and not as a bad URL as well.
+    usable = re.fullmatch(r"[0-9]{1,5}", port) and int(port) <= 65_535
+    return {**_DEV_DEFAULTS, "PUBLIC_BASE_URL": f"http://localhost:{port if usable else 9101}"}
 
 
 def configured(environ: Mapping[str, str], *, dotenv: Path = DOTENV) -> set[str]:

@@ -19,15 +19,19 @@ TABLE: list[tuple[Refusal, int, str]] = [
     (errors.NotOwner(), 403, "not_owner"),
     (errors.NotFound(), 404, "not_found"),
     (errors.MethodNotAllowed(), 405, "method_not_allowed"),
+    (errors.UploadTimeout("canary"), 408, "upload_timeout"),
     (errors.FileTooLarge(10_485_760), 413, "file_too_large"),
     (errors.NotMultipart(), 415, "not_multipart"),
     (errors.UnsupportedType("text/html", ("image/jpeg", "image/png")), 415, "unsupported_type"),
     (errors.InvalidImage("canary"), 422, "invalid_image"),
     (errors.TooManyPixels(1000), 422, "too_many_pixels"),
+    (errors.RateLimited(17), 429, "rate_limited"),
     (errors.InternalError(), 500, "internal_error"),
     (errors.BackendInvalid("canary"), 502, "backend_invalid"),
     (errors.BackendUnavailable("canary"), 503, "backend_unavailable"),
     (errors.StoreUnavailable("canary"), 503, "store_unavailable"),
+    (errors.Overloaded("canary"), 503, "overloaded"),
+    (errors.ShuttingDown(), 503, "shutting_down"),
 ]
 IDS = [code for _, _, code in TABLE]
 
@@ -78,8 +82,8 @@ def test_the_reason_is_for_the_log(refusal: Refusal) -> None:
 
 @pytest.mark.parametrize("refusal", [refusal for refusal, _, _ in TABLE], ids=IDS)
 def test_retry_after(refusal: Refusal) -> None:
-    """An outage says in whole seconds when to try again, and nothing else does."""
-    if refusal.status == 503:
+    """An outage and a limit of uploads say in whole seconds when to try again, and nothing else does."""
+    if refusal.status in (429, 503):
         assert type(refusal.retry_after) is int
         assert refusal.retry_after > 0
     else:
