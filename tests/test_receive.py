@@ -3,6 +3,7 @@
 import io
 import re
 import tempfile
+import time
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -257,3 +258,21 @@ def test_a_body_may_be_any_readable_object() -> None:
     """io's own files will do."""
     with receive.file(io.BytesIO(part(b"content") + END), b"B", LIMIT, HEAD, lambda _: None) as received:
         assert received.size == 7
+
+
+@pytest.mark.parametrize("unit", [b"\r\n--Bx", b"\r\n--B\r", b"\r\n--B-", b"\r\n--", b"\r", b"\r\n", b"--B", b"x"])
+def test_no_content_takes_long(unit: bytes) -> None:
+    """1 MiB of almost-boundaries is taken or refused within 50 ms of processor time."""
+    body = part(unit * (1_048_576 // len(unit))) + END
+    times = []
+    for _ in range(3):
+        began = time.thread_time()
+        taken(body, limit=2_000_000)
+        times.append(time.thread_time() - began)
+    assert min(times) < 0.05
+
+
+def test_a_boundary_all_over_the_file_is_refused() -> None:
+    """A few by chance are content; a body made of them is none that a client would send."""
+    assert taken(part(b"\r\n--Bx" * 100) + END) == b"\r\n--Bx" * 100
+    assert taken(part(b"\r\n--Bx" * 2000) + END, limit=10**6) == "bad_multipart"

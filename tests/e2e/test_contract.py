@@ -32,7 +32,7 @@ PART = b'--B\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\
 def picture_of(size: int) -> bytes:
     """A PNG of exactly `size` bytes, with line breaks, hyphens and boundaries' beginnings all over it."""
     start = make.png()
-    filler = b"\r\n--B\r\r\n--\r\n-\n--B-"
+    filler = b"\r\n--\r\r\n--\r\n-\n--B-"
     # The last byte is none of the filler's: cut inside it, it could end in what begins a boundary.
     return start + (filler * (size // len(filler) + 1))[: size - len(start) - 1] + b"x"
 
