@@ -3,6 +3,7 @@
 import contextlib
 import json
 import time
+from http.client import HTTPException
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 
@@ -77,7 +78,12 @@ class Backend:
             except (urllib3.exceptions.DecodeError, requests.exceptions.InvalidHeader) as exc:
                 raise BackendInvalid(f"the backend's answer is malformed: {exc}") from exc
             except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError) as exc:
-                if last_try or not _died(exc):
+                cause = _protocol_fault(exc)
+                # A status line that was cut off is an outage; one that is none at all is another protocol.
+                if isinstance(cause, HTTPException) and not isinstance(cause, OSError) and not str(cause).startswith("HTTP/"):
+                    raise BackendInvalid(f"the backend does not speak HTTP: {cause}") from exc
+                # A kept connection ends like this when the backend restarts.
+                if last_try or not isinstance(cause, OSError):
                     raise BackendUnavailable(f"the backend cannot be reached: {exc}") from exc
         raise AssertionError("unreachable")
 
@@ -96,9 +102,10 @@ class Backend:
             return answer.status_code, b""
 
 
-def _died(exc: BaseException) -> bool:
-    """Whether the connection was closed before an answer, as a kept-alive one is when the backend restarts."""
-    return bool(exc.args) and isinstance(exc.args[0], urllib3.exceptions.ProtocolError)
+def _protocol_fault(exc: BaseException) -> object:
+    """What went wrong before there was an answer: requests wraps urllib3's error, which wraps the interpreter's."""
+    inner = exc.args[0] if exc.args else None
+    return inner.args[1] if isinstance(inner, urllib3.exceptions.ProtocolError) and len(inner.args) > 1 else None
 
 
 def _user_id(body: bytes, path: list[str]) -> str:

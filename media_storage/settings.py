@@ -40,7 +40,7 @@ def _split(text: str) -> SplitResult:
     url = urlsplit(text)
     if url.scheme not in ("http", "https") or not url.hostname:
         raise ValueError("must start with http:// or https:// and name a host")
-    if url.username or url.password or "#" in text or any(ord(c) <= 0x20 or ord(c) >= 0x7F for c in text):
+    if "@" in url.netloc or "#" in text or any(ord(c) <= 0x20 or ord(c) >= 0x7F for c in text):
         raise ValueError("must not hold credentials, a fragment, spaces or characters outside ASCII")
     _ = url.port  # raises ValueError when it is not a port number
     return url
@@ -65,9 +65,11 @@ def _origins(text: object) -> object:
     if not isinstance(text, str):
         return text
     entries = [entry.strip() for entry in text.split(",") if entry.strip()]
+    if open_to_all := [entry for entry in entries if "*" in entry or entry == "null"]:
+        raise ValueError(
+            f"{', '.join(map(repr, open_to_all))} could be any site, which would then act for a signed-in user; list each origin"
+        )
     for entry in entries:
-        if entry in ("*", "null"):
-            raise ValueError(f"{entry!r} would let any site act for a signed-in user; list each origin")
         url = _split(entry)
         if url.path not in ("", "/") or url.query:
             raise ValueError(f"{entry!r} is not an origin: write scheme://host:port and nothing behind it")
@@ -93,9 +95,9 @@ class Settings(BaseModel):
     minio_bucket: str = "irc-media"
     minio_region: str = "us-east-1"
     store_timeout_seconds: float = Field(10, gt=0, le=300)
-    upload_timeout_seconds: float = Field(600, gt=0)
+    upload_timeout_seconds: float = Field(600, gt=0, allow_inf_nan=False)
     min_upload_bytes_per_second: int = Field(1024, ge=0)
-    shutdown_grace_seconds: float = Field(30, ge=0)
+    shutdown_grace_seconds: float = Field(30, ge=0, allow_inf_nan=False)
     max_concurrent_uploads: int = Field(500, ge=1, le=4096)
     uploads_per_minute: int = Field(0, ge=0)
     rate_limit_storage_uri: str = "memory://"

@@ -29,6 +29,7 @@ class Peer(socketserver.ThreadingTCPServer):
         super().__init__(("127.0.0.1", 0), _Conversation)
         self.answer = answer
         self.connections = 0
+        self.left = threading.Event()  # a client has closed its connection
         self.reads_after = 0.0  # seconds between a request's header and the first look at its body
         self.url = f"http://127.0.0.1:{self.server_address[1]}/"
 
@@ -41,8 +42,10 @@ class _Conversation(socketserver.StreamRequestHandler):
         with contextlib.suppress(OSError):
             while self._request():
                 if callable(self.server.answer):
-                    return self.server.answer(self.connection)
+                    self.server.answer(self.connection)
+                    return
                 self.wfile.write(self.server.answer)
+            self.server.left.set()
 
     def _request(self) -> bool:
         """Reads one request with its body, if there is one."""
@@ -143,8 +146,7 @@ def test_every_read_of_a_stream_counts(pool: PoolManager) -> None:
         began = time.monotonic()
         answer = pool.request("GET", server.url, timeout=TIMEOUT, preload_content=False)
         with pytest.raises(urllib3.exceptions.ReadTimeoutError):
-            while answer.read(1):
-                pass
+            list(answer.stream(1))
         assert time.monotonic() - began < LATE
 
 
@@ -221,3 +223,12 @@ def test_a_cut_answer_is_no_answer(pool: PoolManager) -> None:
     """A body that ends before its length is an error, and not a shorter body."""
     with peer(after(0, whole(BIG)[:-1])) as server, pytest.raises(urllib3.exceptions.ProtocolError):
         read(pool, server.url, 10)
+
+
+def test_an_answer_that_urllib3_refuses_leaves_no_connection(pool: PoolManager) -> None:
+    """A header that makes no sense closes the connection at once, however long the error is kept."""
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 1, 2\r\n\r\nab"
+    with peer(answer) as server, pytest.raises(urllib3.exceptions.InvalidHeader) as caught:
+        read(pool, server.url, 10)
+    assert server.left.wait(LATE)
+    assert caught.value

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import requests
-import servers
-from pictures import make
 
+import servers
 from media_storage import server
+from pictures import make
 
 COMMANDS = {
     "werkzeug": "server.serve_threaded",

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import servers
 
+import servers
 from media_storage import settings
 from media_storage.errors import StoreUnavailable
 from media_storage.storage import Store, public_read_policy
