@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,12 +22,11 @@ COMMANDS = {
 
 
 @pytest.fixture(params=COMMANDS)
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """A service on that server, with a chat backend and no store."""
     if request.param == "waitress" and not importlib.util.find_spec("waitress"):
         pytest.skip("waitress is not here: conda-forge's records lack it, pip has it")
     backend = servers.ChatBackend()
-    request.addfinalizer(backend.close)
     port = servers.free_port()
     environ = {
         "HOST": "127.0.0.1",
@@ -39,11 +39,14 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     }
     code = f"import os; from media_storage import server, settings; {COMMANDS[request.param]}(settings.load(os.environ))"
     process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=environ)
-    request.addfinalizer(lambda: process.wait(10))
-    request.addfinalizer(process.terminate)
     address = f"http://127.0.0.1:{port}"
-    servers.wait_for(lambda: servers.answers(f"{address}/healthz"))
-    return address
+    try:
+        servers.wait_for(lambda: servers.answers(f"{address}/healthz"))
+        yield address
+    finally:
+        process.terminate()
+        process.wait(10)
+        backend.close()
 
 
 def test_an_upload_gets_as_far_as_the_store(url: str) -> None:
