@@ -89,9 +89,9 @@ def file(body: Readable, delimiter: bytes, max_bytes: int, head_bytes: int, chec
                 parser.write(piece)
             except FormParserError as exc:
                 raise BadMultipart("The multipart body is malformed.", reason=str(exc)) from exc
-            window = tail + piece
-            delimiters += window.count(line)
-            tail = window[1 - len(line) :]
+            overlap = len(line) - 1
+            delimiters += piece.count(line) + (tail + piece[:overlap]).count(line)
+            tail = (tail + piece[-overlap:])[-overlap:]
             if delimiters > MAX_DELIMITERS:
                 raise BadMultipart("The boundary of the multipart body occurs in the file. Choose another one.")
             if total - parts.size > MAX_OTHER_BYTES:

@@ -276,3 +276,11 @@ def test_a_boundary_all_over_the_file_is_refused() -> None:
     """A few by chance are content; a body made of them is none that a client would send."""
     assert taken(part(b"\r\n--Bx" * 100) + END) == b"\r\n--Bx" * 100
     assert taken(part(b"\r\n--Bx" * 2000) + END, limit=10**6) == "bad_multipart"
+
+
+def test_a_boundary_is_counted_however_the_body_is_cut() -> None:
+    """Occurrences that two pieces share count once, like the others."""
+    body = part(b"\r\n--Bx" * 2000) + END
+    for size in (1, 2, 3, 5, 6, 7, 64):
+        assert taken(body, [size], limit=10**6) == "bad_multipart"
+    assert taken(part(b"\r\n--Bx" * 900) + END, [1], limit=10**6) == b"\r\n--Bx" * 900
