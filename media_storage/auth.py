@@ -4,7 +4,6 @@ import contextlib
 import json
 import time
 from http.client import HTTPException
-from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 
 import requests
@@ -19,15 +18,10 @@ _HEADERS = {"Accept": "application/json", "Accept-Encoding": "identity"}
 POOL_SIZE = 64  # connections kept open; more callers at once open connections of their own
 
 
-class _Adapter(HTTPAdapter):
+class _Transport(HTTPAdapter):
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
         self.poolmanager = deadline.PoolManager(num_pools=4, maxsize=POOL_SIZE)
-
-
-class _Session(requests.Session):
-    def get_redirect_target(self, resp: requests.Response) -> None:
-        """No redirect is followed: without this, requests still reads its whole body and parses its Location."""
 
 
 class Backend:
@@ -40,12 +34,9 @@ class Backend:
         self._url = verify_url
         self._path = id_field.split(".")
         self._timeout = timeout
-        self._session = _Session()
-        self._session.trust_env = False  # the environment's proxies and netrc must not see a session cookie
-        # A jar that keeps a rotated cookie would send it with the next caller's request.
-        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        self._session.mount("http://", _Adapter())
-        self._session.mount("https://", _Adapter())
+        # requests' transport without its Session: no cookie is kept for the next caller, no redirect is looked at, and
+        # the environment's proxies and netrc do not see a session cookie.
+        self._transport = _Transport()
 
     def user(self, cookie: str, request_id: str) -> str:
         """The id of the user whose session `cookie` (the raw header, latin-1) carries.
@@ -93,7 +84,8 @@ class Backend:
         # As bytes: what only Unicode calls a space may stand at a cookie's beginning.
         sent = {name: value.encode("latin-1") for name, value in {**_HEADERS, **headers}.items()}
         timeout: Any = urllib3.Timeout(total=seconds)
-        with self._session.get(self._url, headers=sent, timeout=timeout, allow_redirects=False, stream=True) as answer:
+        question = requests.Request("GET", self._url, headers=sent).prepare()
+        with self._transport.send(question, stream=True, timeout=timeout) as answer:
             if answer.status_code == 200:
                 return 200, answer.raw.read(ANSWER_BYTES + 1, decode_content=True)
             # The status says it all; reading a short body to its end keeps the connection.

@@ -22,6 +22,7 @@ class Views:
         self._store = store
         self._limiter = limiter
         self._slots = threading.BoundedSemaphore(settings.max_concurrent_uploads)
+        self._origins = settings.origins
         self._readiness = Readiness(backend, store)
         self._cache_redirect = f"public, max-age={settings.redirect_max_age_seconds}"
 
@@ -29,7 +30,7 @@ class Views:
         """``POST /media/upload``: what the headers say, then one of the slots for uploads."""
         delimiter = receive.boundary(request.content_type)
         receive.check_length(request.content_length, self._settings.max_upload_bytes)
-        origins.check(request.headers, self._settings.origins)
+        origins.check(request.headers, self._origins)
         if not self._slots.acquire(blocking=False):
             raise Overloaded("as many uploads as MAX_CONCURRENT_UPLOADS allows are under way")
         try:
@@ -77,7 +78,7 @@ class Views:
         """``DELETE /media/uploads/<name>``: the owner takes a picture back."""
         trace: Trace = g.trace
         key, owner = _key_and_owner(name)
-        origins.check(request.headers, self._settings.origins)
+        origins.check(request.headers, self._origins)
         if self._user() != owner:
             raise NotOwner
         with trace.phase("store"):
