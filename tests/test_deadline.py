@@ -3,12 +3,20 @@
 import contextlib
 import socket
 import socketserver
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
+from pathlib import Path
 
 import pytest
 import urllib3
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from media_storage.deadline import PoolManager
 
@@ -232,3 +240,40 @@ def test_an_answer_that_urllib3_refuses_leaves_no_connection(pool: PoolManager) 
         read(pool, server.url, 10)
     assert server.left.wait(LATE)
     assert caught.value
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A key and a certificate for 127.0.0.1 that it signs itself, in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    file = tmp_path_factory.mktemp("tls") / "certificate.pem"
+    plain = serialization.NoEncryption()
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
+    file.write_bytes(pem + made.public_bytes(serialization.Encoding.PEM))
+    return file
+
+
+@pytest.mark.parametrize(("answer", "in_time"), [(whole(BIG), True), (trickle(b"HTTP/1.1 200 OK\r\n", b"X: " + b"y" * 90), False)])
+def test_the_deadline_holds_over_tls(certificate: Path, answer: Answer, in_time: bool) -> None:
+    """An https store or backend is bounded like one without; and its certificate is checked."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    with peer(answer) as server, PoolManager(retries=False, ca_certs=str(certificate)) as pool:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        url = server.url.replace("http:", "https:")
+        if in_time:
+            assert pool.request("GET", url, timeout=10).data == BIG
+            with PoolManager(retries=False) as distrustful, pytest.raises(urllib3.exceptions.SSLError):
+                distrustful.request("GET", url, timeout=10)
+        else:
+            began = time.monotonic()
+            with pytest.raises(urllib3.exceptions.ReadTimeoutError):
+                pool.request("GET", url, timeout=TIMEOUT)
+            assert time.monotonic() - began < LATE
