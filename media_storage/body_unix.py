@@ -18,6 +18,11 @@ READ_BYTES = 65_536  # gunicorn itself reads 8 KiB at a time
 DISCARD_BYTES = 32 * 1_048_576
 DISCARD_SECONDS = 5.0
 HEAD_SECONDS = 10.0  # for a request line and headers
+# Of a chunked body, how much may arrive that is none of its data: sizes, extensions, trailers. gunicorn collects them without a limit.
+FRAMING_BYTES = 131_072
+# A chunk costs gunicorn 7 µs however small it is: beyond the first of them, they must hold this much on average.
+FREE_CHUNKS = 16_384
+MIN_CHUNK_BYTES = 64
 # How the speed of a body is judged: as much as the floor allows for this time must arrive within it.
 PACE_SECONDS = 20.0
 
@@ -71,6 +76,9 @@ class Body(io.RawIOBase):
         self._discard_end: float | None = None
         self._interrupted = False
         self._ahead = b""
+        self._framing_bytes = 0  # that arrived since the reader last handed out data
+        self._chunks = 0
+        self._chunk_bytes = 0
         self._at_end = False
         self._broken = False
         req.unreader.sock = self  # every byte of the body passes through recv()
@@ -79,8 +87,15 @@ class Body(io.RawIOBase):
         return True
 
     def recv(self, size: int) -> bytes:
-        """What the readers call for more of the connection's bytes. Raises TimeoutError."""
+        """What the readers call for more of the connection's bytes. Raises TimeoutError, or OSError when they ask without end."""
         size = max(size, READ_BYTES)
+        if self._framing_bytes > FRAMING_BYTES:
+            raise OSError("the chunks' framing has no end")
+        data = self._receive(size)
+        self._framing_bytes += len(data)
+        return data
+
+    def _receive(self, size: int) -> bytes:
         if self._discard_end is not None:
             return _recv_until(self._sock, size, self._discard_end)
         now = time.monotonic()
@@ -114,7 +129,7 @@ class Body(io.RawIOBase):
 
     def _more_or_refuse(self) -> bytes:
         try:
-            return self._more()
+            data = self._more()
         except TimeoutError as exc:
             whole = time.monotonic() >= self._end
             raise UploadTimeout(
@@ -128,11 +143,13 @@ class Body(io.RawIOBase):
             if self._interrupted:
                 raise ShuttingDown from exc
             raise
+        self._framing_bytes = 0
+        return data
 
     def _more(self) -> bytes:
         reader = self._reader
         if not isinstance(reader, LengthReader):
-            return next((piece for piece in reader.parser if piece), b"")
+            return self._next_chunk()
         if reader.length == 0:
             return b""
         data: bytes = reader.unreader.read()
@@ -143,6 +160,14 @@ class Body(io.RawIOBase):
             raise ConnectionError(f"the client closed the connection {reader.length} bytes before the body's end")
         reader.length -= len(data)
         return data
+
+    def _next_chunk(self) -> bytes:
+        piece: bytes = next((piece for piece in self._reader.parser if piece), b"")
+        self._chunks += 1
+        self._chunk_bytes += len(piece)
+        if piece and (self._chunks - FREE_CHUNKS) * MIN_CHUNK_BYTES > self._chunk_bytes:
+            raise OSError("the chunks are too small")
+        return piece
 
     def interrupt(self) -> None:
         """From another thread: ends a read that waits, as if the client had gone; its answer can still be sent."""

@@ -1,13 +1,15 @@
 """gunicorn, set up for uploads. With `body_unix`, the only module that may assume Unix."""
 
+import contextlib
 import logging
 import math
 import threading
 from typing import Any
 
 from flask import Flask
-from gunicorn import glogging
+from gunicorn import glogging, util
 from gunicorn.app.base import BaseApplication
+from gunicorn.http.errors import ConfigurationProblem, InvalidHeader, LimitRequestHeaders, ParseException
 from gunicorn.workers.gthread import ThreadWorker
 
 from media_storage import storage
@@ -45,6 +47,7 @@ class _Application(BaseApplication):
             "graceful_timeout": math.ceil(self._settings.shutdown_grace_seconds) + KILL_SECONDS,
             "keepalive": KEEPALIVE_SECONDS,
             "logger_class": _Logger,
+            "forwarded_allow_ips": "",  # no header of a caller's decides a path (SCRIPT_NAME) or a scheme; nothing here asks for one
             "proc_name": "media-storage",
             "post_worker_init": self._warn_once,
         }
@@ -94,9 +97,25 @@ class Worker(ThreadWorker):
 
     def handle(self, conn: Any) -> Any:
         conn.parser.unreader.sock = Head(conn.sock)
-        return super().handle(conn)
+        keepalive, conn = super().handle(conn)
+        # The next request may have been read together with this one's body: the poller, which waits for the socket, would not see it.
+        while keepalive and conn.parser.unreader.buf.tell():
+            conn.parser.unreader.sock = Head(conn.sock)
+            keepalive, conn = super().handle(conn)
+        return keepalive, conn
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
+        """A plain 400 or 431 that quotes nothing of the request, which may hold a cookie; gunicorn does, and says 501 or 500 to some."""
+        if not isinstance(exc, (ParseException, ConfigurationProblem)):
+            super().handle_error(req, client, addr, exc)
+            return
+        status, phrase = (431, "Request Header Fields Too Large") if isinstance(exc, LimitRequestHeaders) else (400, "Bad Request")
+        self.log.warning("a request that cannot be parsed: %s", type(exc).__name__)
+        with contextlib.suppress(OSError):
+            util.write_error(client, status, phrase, "")
 
     def handle_request(self, req: Any, conn: Any) -> bool:
+        _check_coding(req)
         body = Body(req, conn.sock, self.pace)
         req.body = body
         _join_cookies(req)
@@ -117,6 +136,12 @@ class Worker(ThreadWorker):
     def _interrupt_bodies(self) -> None:
         for body in list(self._bodies):
             body.interrupt()
+
+
+def _check_coding(req: Any) -> None:
+    """Raises InvalidHeader for any transfer coding but chunked: gunicorn passes over some that a proxy may read otherwise."""
+    if any(name == "TRANSFER-ENCODING" and value.lower() != "chunked" for name, value in req.headers):
+        raise InvalidHeader("TRANSFER-ENCODING", req=req)
 
 
 def _join_cookies(req: Any) -> None:

@@ -156,8 +156,10 @@ class Settings(BaseModel):
     @field_validator("rate_limit_storage_uri")
     @classmethod
     def _check_storage_uri(cls, text: str) -> str:
-        if text != "memory://" and not re.match(r"rediss?://[^/]", text):
+        url = urlsplit(text)
+        if text != "memory://" and not (url.scheme in ("redis", "rediss") and url.hostname and re.fullmatch(r"(/\d*)?", url.path)):
             raise ValueError("must be memory:// or redis://host:port/number (rediss:// with TLS)")
+        _ = url.port  # raises ValueError when it is not a port number
         return text
 
     @field_validator("minio_bucket")

@@ -1,5 +1,6 @@
 """gunicorn's side of an upload: the body reader and what happens to what nobody read."""
 
+import contextlib
 import socket
 import sys
 import threading
@@ -104,14 +105,23 @@ def test_a_body_shorter_than_declared_is_an_oserror(pair: tuple[socket.socket, s
         body.read(100)
 
 
+def send_all(sock: socket.socket, data: bytes) -> None:
+    """Sends in the background, for as long as somebody takes it."""
+
+    def send() -> None:
+        with contextlib.suppress(OSError):
+            sock.sendall(data)
+
+    threading.Thread(target=send, daemon=True).start()
+
+
 def test_what_nobody_read_is_discarded_up_to_a_limit(pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
     """A refused client may finish sending; one that sends more than the limit is not listened to for ever."""
     monkeypatch.setattr(body_unix, "DISCARD_BYTES", 100_000)
     for length, ended in ((90_000, True), (200_000, False)):
         near, far = socket.socketpair()
         with near, far:
-            sender = threading.Thread(target=far.sendall, args=(b"x" * length,), daemon=True)
-            sender.start()
+            send_all(far, b"x" * length)
             assert with_length(near, length).discard() is ended
 
 
@@ -238,3 +248,17 @@ def test_headers_that_do_not_come_end_the_connection(pair: tuple[socket.socket, 
     assert 0.3 < time.monotonic() - began < 1
     stop.set()
     thread.join()
+
+
+def test_tiny_chunks_are_allowed_only_in_small_numbers() -> None:
+    """Each costs the same whatever is in it, so a body made of single bytes is not read to its end."""
+    for count, allowed in ((10_000, True), (50_000, False)):
+        near, far = socket.socketpair()
+        with near, far:
+            send_all(far, b"1\r\nx\r\n" * count + b"0\r\n\r\n")
+            body = in_chunks(near)
+            if allowed:
+                assert body.readall() == b"x" * count
+            else:
+                with pytest.raises(OSError, match="too small"):
+                    body.readall()
