@@ -3,6 +3,7 @@
 import contextlib
 import io
 import math
+import select
 import socket
 import time
 from dataclasses import dataclass
@@ -46,7 +47,10 @@ def _recv_until(sock: socket.socket, size: int, deadline: float) -> bytes:
     remaining = deadline - time.monotonic()
     if remaining <= 0:
         raise TimeoutError
-    sock.settimeout(remaining)
+    waiting = select.poll()
+    waiting.register(sock, select.POLLIN)
+    if not waiting.poll(remaining * 1000):  # a recv() that waits holds its whole buffer meanwhile
+        raise TimeoutError
     return sock.recv(size)
 
 

@@ -1,6 +1,6 @@
 """Takes the one file part of a multipart body as it arrives, into a bounded spool.
 
-The body is never held: up to 64 KiB of the file stay in memory, the rest goes to an unlinked temporary file, and
+The body is never held: up to 32 KiB of the file stay in memory, the rest goes to an unlinked temporary file, and
 everything that is not the file is counted and thrown away. The bytes are those that were sent, for every length and
 content and however the network cuts them.
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
 READ_BYTES = 65_536
-MEMORY_BYTES = 65_536  # of a file; beyond it the spool is a temporary file
+MEMORY_BYTES = 32_768  # of a file; beyond it the spool is a temporary file. 500 slow uploads must fit in 128 KiB each, all told
 MAX_FIELDS = 16  # parts that are not the file
 MAX_FIELD_BYTES = 65_536  # of all their contents together
 # Everything in a body that is not the file's bytes: fields, part headers, boundaries, preamble and epilogue.

@@ -1,16 +1,21 @@
 """gunicorn, set up for uploads. With `body_unix`, the only module that may assume Unix."""
 
 import contextlib
+import errno
 import logging
 import math
+import resource
+import selectors
 import threading
+import time
+from functools import partial
 from typing import Any
 
 from flask import Flask
 from gunicorn import glogging, util
 from gunicorn.app.base import BaseApplication
 from gunicorn.http.errors import ConfigurationProblem, InvalidHeader, LimitRequestHeaders, ParseException
-from gunicorn.workers.gthread import ThreadWorker
+from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from media_storage import storage
 from media_storage.app import create_app
@@ -21,12 +26,18 @@ from media_storage.settings import Settings
 # else. gunicorn starts threads only when they are needed.
 OTHER_THREADS = 128
 IDLE_CONNECTIONS = 2048  # per worker: on keep-alive, waiting without a thread
-KEEPALIVE_SECONDS = 5
+KEEPALIVE_SECONDS = 5  # also for the first byte of a new connection
+NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+NO_ROOM_SECONDS = 0.1
 KILL_SECONDS = 2  # after the grace, what still runs is killed
 
 
 def serve(settings: Settings) -> None:
     """Runs gunicorn until SIGTERM or SIGINT; exits the process."""
+    # An upload takes up to three open files, and many systems allow 1024 to whoever does not ask for more.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # macOS takes no "unlimited"
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     _Application(settings).run()
 
 
@@ -94,6 +105,31 @@ class Worker(ThreadWorker):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._bodies: set[Body] = set()  # changed by one operation at a time, which the interpreter makes atomic
+
+    def accept(self, server: Any, listener: Any) -> None:
+        """As gunicorn's, but a connection that stays silent is closed like an idle one, and a lack of files is waited out."""
+        try:
+            sock, client = listener.accept()
+        except OSError as exc:
+            if exc.errno in NO_ROOM:  # gunicorn would end the worker, and answer nobody until its last upload is over
+                self.log.warning("no room for another connection: %s", exc)
+                time.sleep(NO_ROOM_SECONDS)
+            elif exc.errno not in (errno.EAGAIN, errno.ECONNABORTED, errno.EWOULDBLOCK):
+                raise
+            return
+        conn = TConn(self.cfg, sock, client, server)
+        conn.set_timeout()
+        self.nr_conns += 1
+        with self._lock:
+            self._keep.append(conn)
+            self.poller.register(sock, selectors.EVENT_READ, partial(self.on_client_socket_readable, conn))
+
+    def on_client_socket_readable(self, conn: Any, client: Any) -> None:
+        with self._lock:
+            self.poller.unregister(client)
+            with contextlib.suppress(ValueError):
+                self._keep.remove(conn)
+        self.enqueue_req(conn)
 
     def handle(self, conn: Any) -> Any:
         conn.parser.unreader.sock = Head(conn.sock)

@@ -8,6 +8,7 @@ ours with our timeouts and no retries.
 import base64
 import json
 import logging
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 POOL_SIZE = 64  # connections kept open; more callers at once open connections of their own
 BLOCK_BYTES = 65_536  # read from the file and handed to the socket at once
 ANSWER_BYTES = 65_536
+# Per process. Beside 200 uploads of 10 MB SeaweedFS takes twice as long for all at once, and no answer comes in time.
+PUTS_AT_ONCE = 8
 FORGET_SECONDS = 2.0  # for taking back an object whose PUT may or may not have been done
 CACHE_CONTROL = "public, max-age=31536000, immutable"  # a key is never written twice
 # A key that no upload will ever be given: it is only asked for.
@@ -46,6 +49,8 @@ class Store:
         self._credentials = Credentials(settings.minio_access_key, settings.minio_secret_key.get_secret_value())
         self._timeout = urllib3.Timeout(connect=settings.store_timeout_seconds, read=settings.store_timeout_seconds)
         self._pool = deadline.PoolManager(num_pools=4, maxsize=POOL_SIZE, retries=False, timeout=self._timeout, blocksize=BLOCK_BYTES)
+        self._turns = threading.BoundedSemaphore(PUTS_AT_ONCE)
+        self._turn_seconds = 2 * settings.store_timeout_seconds
         endpoint = urlsplit(settings.minio_endpoint)
         self._client = Minio(
             endpoint=endpoint.netloc,
@@ -62,6 +67,14 @@ class Store:
         Raises StoreUnavailable; then nothing is left behind, unless the store commits after all and cannot be told
         otherwise. A connection that turns out dead before an answer is replaced once.
         """
+        if not self._turns.acquire(timeout=self._turn_seconds):
+            raise StoreUnavailable(f"{PUTS_AT_ONCE} other uploads kept the store busy for too long")
+        try:
+            self._put(key, file, size, crc32, content_type)
+        finally:
+            self._turns.release()
+
+    def _put(self, key: str, file: BinaryIO, size: int, crc32: int, content_type: str) -> None:
         headers = {
             "Content-Type": content_type,
             "Content-Length": str(size),
@@ -72,7 +85,9 @@ class Store:
             try:
                 file.seek(0)
                 status, body = self._send("PUT", key, headers, file)
-            except ProtocolError:
+            except ProtocolError as exc:
+                if any(isinstance(cause, TimeoutError) for cause in exc.args):  # slow, not dead
+                    raise
                 file.seek(0)
                 status, body = self._send("PUT", key, headers, file)
         except (NewConnectionError, ConnectTimeoutError) as exc:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import requests
+import urllib3
 from minio import Minio
 
 import build_minio
@@ -58,7 +59,11 @@ class RunningStore:
 
     @property
     def client(self) -> Minio:
-        return Minio(self.endpoint.removeprefix("http://"), ACCESS_KEY, SECRET_KEY, secure=False, region="us-east-1")
+        return self.client_over(None)
+
+    def client_over(self, pool: urllib3.PoolManager | None) -> Minio:
+        address = self.endpoint.removeprefix("http://")
+        return Minio(address, ACCESS_KEY, SECRET_KEY, secure=False, region="us-east-1", http_client=pool)
 
     def object_keys(self, bucket: str = BUCKET) -> set[str]:
         """Every key in the bucket."""
@@ -103,10 +108,12 @@ def running_store(kind: str, folder: Path) -> Iterator[RunningStore]:
 def _lists_buckets(store: RunningStore) -> bool:
     if not embedded.is_taken(int(store.endpoint.rpartition(":")[2])):
         return False
-    try:
-        store.client.list_buckets()
-    except Exception:  # any answer but a list means that it is still starting
-        return False
+    # A store that is starting may take a connection and answer on it a minute later.
+    with urllib3.PoolManager(timeout=2, retries=False) as pool:
+        try:
+            store.client_over(pool).list_buckets()
+        except Exception:  # any answer but a list means that it is still starting
+            return False
     return True
 
 

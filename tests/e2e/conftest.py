@@ -10,10 +10,15 @@ from live import Audit, Live, Site
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out what moto cannot answer: a test there would prove nothing. The marker says why."""
-    cannot = [item for item in items if item.get_closest_marker("not_on_moto") and "[moto" in item.name]
-    config.hook.pytest_deselected(items=cannot)
-    items[:] = [item for item in items if item not in cannot]
+    """Leaves out, for some stores, what would prove nothing there. The markers say why."""
+    pointless = [
+        item
+        for item in items
+        if (item.get_closest_marker("not_on_moto") and "[moto" in item.name)
+        or (item.get_closest_marker("beside_minio") and "[seaweedfs" in item.name)
+    ]
+    config.hook.pytest_deselected(items=pointless)
+    items[:] = [item for item in items if item not in pointless]
 
 
 STORES = ["seaweedfs", "minio", "moto"]
