@@ -6,7 +6,7 @@ from http import HTTPStatus
 from flask import Flask, Response, g, jsonify, request
 from werkzeug.exceptions import HTTPException
 
-from media_storage import origins
+from media_storage import images, origins
 from media_storage.auth import Backend
 from media_storage.errors import BadRequest, InternalError, MethodNotAllowed, NotFound, Refusal
 from media_storage.ops import Trace, request_id
@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 def create_app(settings: Settings) -> Flask:
     """The WSGI application. Needs no network; its adapters connect when they are first used."""
+    images.libmagic()  # where it is missing, the start fails, not the first upload
     app = Flask("media_storage", static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]  # Flask's own provider has it
     app.url_map.merge_slashes = False  # or //host/path would be answered by a redirect that names the host

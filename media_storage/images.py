@@ -46,7 +46,7 @@ class Image:
 
 def sniff(head: bytes) -> str:
     """Return the content type that a file's first `HEAD_BYTES` show, or raise `UnsupportedType`."""
-    detected = _libmagic().from_buffer(head[:HEAD_BYTES])
+    detected = libmagic().from_buffer(head[:HEAD_BYTES])
     # From 5.48 on libmagic has a name of its own for animated PNGs; to a browser, and here, they are PNGs.
     content_type = "image/png" if detected == "image/apng" else detected
     if content_type not in CONTENT_TYPES:
@@ -70,7 +70,7 @@ def identify(file: IO[bytes], max_pixels: int) -> Image:
 
 
 @functools.cache
-def _libmagic() -> "magic.Magic":
+def libmagic() -> "magic.Magic":
     """Load libmagic and its database once, on first use. One instance serves all threads: python-magic locks each call."""
     with contextlib.suppress(ImportError):  # without it libmagic is the system's or conda's
         import pylibmagic  # noqa: F401, PLC0415 - brings libmagic with it, and must come before `magic`

@@ -119,19 +119,19 @@ def test_an_animated_png_is_a_png_whatever_libmagic_calls_it(monkeypatch: pytest
 
     animated = make.frames("PNG")
     assert identify(animated).content_type == "image/png"
-    monkeypatch.setattr(images, "_libmagic", NewLibmagic)
+    monkeypatch.setattr(images, "libmagic", NewLibmagic)
     assert identify(animated) == images.Image("image/png", "png", 5, 3)
 
 
 def test_libmagic_of_the_system_serves_where_the_wheel_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without pylibmagic (conda, Windows, ARM) `magic` is asked all the same."""
-    images._libmagic()  # here the wheel's may be the only libmagic there is
+    images.libmagic()  # here the wheel's may be the only libmagic there is
     monkeypatch.setitem(sys.modules, "pylibmagic", None)
-    images._libmagic.cache_clear()
+    images.libmagic.cache_clear()
     assert images.sniff(png()) == "image/png"
 
 
-def test_threads_share_one_libmagic() -> None:
+def test_threads_share_onelibmagic() -> None:
     """Uploads run in threads at once; none gets another one's answer."""
     wrong: list[str] = []
 
