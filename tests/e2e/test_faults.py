@@ -447,7 +447,8 @@ def test_temporary_space_that_runs_out(rig: Rig, acknowledged: set[str], small_d
 def test_many_large_uploads_at_once(rig: Rig, acknowledged: set[str], tmp_path: Path) -> None:
     """F18: 200 of 200 uploads of 9.9 MB are 201, each worker's memory stays far under 512 MB, p99 is at most 15 s."""
     content = picture(9_900_000)
-    usual = {"MINIO_ENDPOINT": rig.live.store.endpoint, "STORE_TIMEOUT_SECONDS": "10", "BACKEND_TIMEOUT_SECONDS": "3"}
+    # A machine that does other things as well may need longer than the default ten seconds for an answer.
+    usual = {"MINIO_ENDPOINT": rig.live.store.endpoint, "STORE_TIMEOUT_SECONDS": "30", "BACKEND_TIMEOUT_SECONDS": "3"}
     with rig.another_service(tmp_path, **usual) as service:
 
         def upload(_: int) -> tuple[str, float]:
