@@ -4,6 +4,7 @@ import contextlib
 import errno
 import logging
 import math
+import os
 import resource
 import selectors
 import threading
@@ -105,6 +106,11 @@ class Worker(ThreadWorker):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._bodies: set[Body] = set()  # changed by one operation at a time, which the interpreter makes atomic
+
+    def run(self) -> None:
+        # gunicorn has each signal write to this pipe, and then waits for its next second; read here, it ends at once.
+        self.poller.register(self.PIPE[0], selectors.EVENT_READ, lambda pipe: os.read(pipe, 64))
+        super().run()
 
     def accept(self, server: Any, listener: Any) -> None:
         """As gunicorn's, but a connection that stays silent is closed like an idle one, and a lack of files is waited out."""

@@ -62,13 +62,13 @@ def audit(live: Live) -> Iterator[Audit]:
     assert not [path for path in live.spool_folder.iterdir() if not path.name.startswith("wgunicorn")]
 
 
-@pytest.fixture(scope="session", params=["seaweedfs", "minio"])
-def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """The stand-in backend and its page, the service and a store, wired as `dev` wires them."""
-    folder = tmp_path_factory.mktemp(f"site-{request.param}")
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """The stand-in backend and its page, the service and a store (which the page cannot tell), wired as `dev` wires them."""
+    folder = tmp_path_factory.mktemp("site")
     backend_port, service_port = servers.free_port(), servers.free_port()
     with ExitStack() as stack:
-        running = stack.enter_context(servers.running_store(request.param, folder / "store"))
+        running = stack.enter_context(servers.running_store("seaweedfs", folder / "store"))
         environ = {
             **running.environ,
             "PORT": str(service_port),
