@@ -27,7 +27,8 @@ ACCESS_KEY = "test-access"
 SECRET_KEY = "test-canary-secret"
 BUCKET = "irc-media"
 START_SECONDS = 60.0
-INNER_PORTS = 31_000  # of SeaweedFS; not those that `dev` chooses
+# Of SeaweedFS: not those that `dev` chooses, nor those of another run of the tests on this machine.
+INNER_PORTS = 10_100 + os.getpid() % 370 * 50
 
 
 def free_port() -> int:
