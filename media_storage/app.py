@@ -11,6 +11,7 @@ from media_storage.auth import Backend
 from media_storage.errors import BadRequest, InternalError, MethodNotAllowed, NotFound, Refusal
 from media_storage.ops import Trace, request_id
 from media_storage.ratelimit import limiter_for
+from media_storage.redirect import Redirects, written_plainly
 from media_storage.settings import Settings
 from media_storage.storage import Store
 from media_storage.views import Views
@@ -30,12 +31,13 @@ def create_app(settings: Settings) -> Flask:
     app.add_url_rule("/media/upload", view_func=views.upload, methods=["POST"])
     app.add_url_rule("/upload", "upload", views.upload, methods=["POST"])
     app.add_url_rule("/media/limits", view_func=views.limits)
-    app.add_url_rule("/media/uploads/<path:name>", view_func=views.read)
+    app.add_url_rule("/media/uploads/<path:name>", view_func=views.no_such_key)
     app.add_url_rule("/media/uploads/<path:name>", view_func=views.delete, methods=["DELETE"])
     app.add_url_rule("/healthz", view_func=views.healthz)
     app.add_url_rule("/readyz", view_func=views.readyz)
     _handle_errors(app)
     _frame_every_request(app, settings.origins)
+    app.wsgi_app = Redirects(app.wsgi_app, settings.public_bucket_url, settings.redirect_max_age_seconds)  # type: ignore[method-assign]
     return app
 
 
@@ -44,9 +46,7 @@ def _frame_every_request(app: Flask, allowed: frozenset[str]) -> None:
 
     def begin() -> Response | None:
         g.trace = Trace(request_id(request.headers.get("X-Request-ID")))
-        # As the client wrote it: none of our paths needs URL encoding, and servers take // at the start for one slash.
-        target: str = request.environ.get("RAW_URI") or request.environ.get("REQUEST_URI", "")
-        if target.startswith("//") or "%" in target.partition("?")[0]:
+        if not written_plainly(request.environ):
             raise NotFound
         if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
             return Response(status=204, headers=origins.preflight(request.headers, allowed))

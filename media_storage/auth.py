@@ -1,27 +1,14 @@
 """Asks the chat backend whose session a request carries."""
 
-import contextlib
 import json
 import time
-from http.client import HTTPException
-from typing import Any
+import zlib
+from urllib.parse import urlsplit, urlunsplit
 
-import requests
-import urllib3
-from requests.adapters import HTTPAdapter
-
-from media_storage import deadline, keys
+from media_storage import keys, peer
 from media_storage.errors import BackendInvalid, BackendUnavailable, Unauthenticated
 
-ANSWER_BYTES = 65_536
 _HEADERS = {"Accept": "application/json", "Accept-Encoding": "identity"}
-POOL_SIZE = 64  # connections kept open; more callers at once open connections of their own
-
-
-class _Transport(HTTPAdapter):
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
-        self.poolmanager = deadline.PoolManager(num_pools=4, maxsize=POOL_SIZE)
 
 
 class Backend:
@@ -31,12 +18,11 @@ class Backend:
     """
 
     def __init__(self, verify_url: str, id_field: str, timeout: float) -> None:
-        self._url = verify_url
         self._path = id_field.split(".")
         self._timeout = timeout
-        # requests' transport without its Session: no cookie is kept for the next caller, no redirect is looked at, and
-        # the environment's proxies and netrc do not see a session cookie.
-        self._transport = _Transport()
+        self._peer = peer.Peer(verify_url)
+        url = urlsplit(verify_url)
+        self._target = urlunsplit(("", "", url.path or "/", url.query, ""))
 
     def user(self, cookie: str, request_id: str) -> str:
         """The id of the user whose session `cookie` (the raw header, latin-1) carries.
@@ -59,50 +45,29 @@ class Backend:
             raise BackendUnavailable(f"a call without a cookie was answered {status}")
 
     def _ask(self, headers: dict[str, str], seconds: float) -> tuple[int, bytes]:
-        """Status and first bytes of the answer. A connection that turns out dead is replaced once, within the same time."""
-        deadline_at = time.monotonic() + seconds
-        for last_try in (False, True):
-            try:
-                return self._call(headers, deadline_at - time.monotonic())
-            except (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError, TimeoutError) as exc:
-                raise BackendUnavailable("the backend did not answer in time") from exc
-            except (urllib3.exceptions.DecodeError, requests.exceptions.InvalidHeader) as exc:
-                raise BackendInvalid(f"the backend's answer is malformed: {exc}") from exc
-            except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError) as exc:
-                cause = _protocol_fault(exc)
-                # A status line that was cut off is an outage; one that is none at all is another protocol.
-                if isinstance(cause, HTTPException) and not isinstance(cause, OSError) and not str(cause).startswith("HTTP/"):
-                    raise BackendInvalid(f"the backend does not speak HTTP: {cause}") from exc
-                # A kept connection ends like this when the backend restarts.
-                if last_try or not isinstance(cause, OSError):
-                    raise BackendUnavailable(f"the backend cannot be reached: {exc}") from exc
-        raise AssertionError("unreachable")
-
-    def _call(self, headers: dict[str, str], seconds: float) -> tuple[int, bytes]:
-        if seconds <= 0:
-            raise TimeoutError
-        # As bytes: what only Unicode calls a space may stand at a cookie's beginning.
-        sent = {name: value.encode("latin-1") for name, value in {**_HEADERS, **headers}.items()}
-        timeout: Any = urllib3.Timeout(total=seconds)
-        question = requests.Request("GET", self._url, headers=sent).prepare()
-        with self._transport.send(question, stream=True, timeout=timeout) as answer:
-            if answer.status_code == 200:
-                return 200, answer.raw.read(ANSWER_BYTES + 1, decode_content=True)
-            # The status says it all; reading a short body to its end keeps the connection.
-            with contextlib.suppress(urllib3.exceptions.HTTPError, OSError):
-                answer.raw.read(ANSWER_BYTES, decode_content=False)
-            return answer.status_code, b""
+        """Status and body of the answer; the body counts, and is whole, under a 200 only."""
+        try:
+            answer = self._peer.call("GET", self._target, {**_HEADERS, **headers}, seconds, until=time.monotonic() + seconds)
+        except peer.Malformed as exc:
+            raise BackendInvalid(f"the backend does not speak HTTP: {exc}") from exc
+        except peer.CallFailed as exc:
+            raise BackendUnavailable(f"the backend did not answer: {exc}") from exc
+        return answer.status, _decoded(answer) if answer.status == 200 else b""
 
 
-def _protocol_fault(exc: BaseException) -> object:
-    """What went wrong before there was an answer: requests wraps urllib3's error, which wraps the interpreter's."""
-    inner = exc.args[0] if exc.args else None
-    return inner.args[1] if isinstance(inner, urllib3.exceptions.ProtocolError) and len(inner.args) > 1 else None
+def _decoded(answer: peer.Answer) -> bytes:
+    """The body, unpacked as far as the limit on it goes: some servers compress for whoever asked them not to."""
+    if answer.coding not in ("gzip", "x-gzip", "deflate"):
+        return answer.body
+    try:
+        return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(answer.body, peer.BODY_BYTES + 1)
+    except zlib.error as exc:
+        raise BackendInvalid(f"the backend's answer cannot be unpacked: {exc}") from exc
 
 
 def _user_id(body: bytes, path: list[str]) -> str:
-    if len(body) > ANSWER_BYTES:
-        raise BackendInvalid(f"the backend's answer is longer than {ANSWER_BYTES} bytes")
+    if len(body) > peer.BODY_BYTES:
+        raise BackendInvalid(f"the backend's answer is longer than {peer.BODY_BYTES} bytes")
     try:
         value = json.loads(body)
     except (ValueError, RecursionError) as exc:

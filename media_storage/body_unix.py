@@ -18,7 +18,6 @@ READ_BYTES = 65_536  # gunicorn itself reads 8 KiB at a time
 # A client that is still sending when it is refused sees the refusal only if somebody goes on reading.
 DISCARD_BYTES = 32 * 1_048_576
 DISCARD_SECONDS = 5.0
-HEAD_SECONDS = 10.0  # for a request line and headers
 # Of a chunked body, how much may arrive that is none of its data: sizes, extensions, trailers. gunicorn collects them without a limit.
 FRAMING_BYTES = 131_072
 # A chunk costs gunicorn 7 µs however small it is: beyond the first of them, they must hold this much on average.
@@ -28,25 +27,13 @@ MIN_CHUNK_BYTES = 64
 PACE_SECONDS = 20.0
 
 
-class Head:
-    """What gunicorn's parser reads a request line and headers from; at its deadline the connection seems to end."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._deadline = time.monotonic() + HEAD_SECONDS
-
-    def recv(self, size: int) -> bytes:
-        try:
-            return _recv_until(self._sock, size, self._deadline)
-        except TimeoutError:
-            return b""
-
-
 def _recv_until(sock: socket.socket, size: int, deadline: float) -> bytes:
     """What arrives, up to `size` bytes. Raises TimeoutError when that is nothing until `deadline`."""
     remaining = deadline - time.monotonic()
     if remaining <= 0:
         raise TimeoutError
+    with contextlib.suppress(BlockingIOError):
+        return sock.recv(size, socket.MSG_DONTWAIT)  # mostly there is something, and asking first would cost a call
     waiting = select.poll()
     waiting.register(sock, select.POLLIN)
     if not waiting.poll(remaining * 1000):  # a recv() that waits holds its whole buffer meanwhile

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal
 
 from media_storage.auth import Backend
@@ -68,7 +69,7 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         entry: dict[str, object] = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03}Z",
+            "time": f"{_second(int(record.created))}.{int(record.msecs):03}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
@@ -76,7 +77,15 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
-        return json.dumps(entry, default=str)
+        return _encode(entry)
+
+
+_encode = json.JSONEncoder(default=str).encode
+
+
+@lru_cache(maxsize=1)
+def _second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
 class ConsoleFormatter(logging.Formatter):
@@ -106,6 +115,9 @@ def configure_logging(form: Literal["console", "json"] | None, level: str) -> No
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # its warnings repeat what refusals say
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a line for every malformed body
     logging.raiseExceptions = False  # a log that cannot be written must not fail a request
+    # What no line of ours shows need not be collected for each (the logging documentation's "Optimization").
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None
 
 
 class Readiness:

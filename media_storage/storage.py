@@ -1,8 +1,8 @@
 """The object store. The only importer of minio.
 
 Objects are written with one PUT of known length, signed by minio and sent by us: its own call splits files, sends
-bodies again and waits for minutes. Everything else (buckets, policies) goes through minio's client, over a pool of
-ours with our timeouts and no retries.
+bodies again and waits for minutes. What operators do once (buckets, policies) goes through minio's client, with our
+timeouts and no retries.
 """
 
 import base64
@@ -20,16 +20,14 @@ from minio import Minio
 from minio.credentials.credentials import Credentials
 from minio.error import MinioException, S3Error
 from minio.signer import sign_v4_s3
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ProtocolError
+from urllib3.exceptions import HTTPError
 
-from media_storage import deadline
+from media_storage import peer
 from media_storage.errors import StoreUnavailable
 from media_storage.settings import Settings
 
 log = logging.getLogger(__name__)
 
-POOL_SIZE = 64  # connections kept open; more callers at once open connections of their own
-BLOCK_BYTES = 65_536  # read from the file and handed to the socket at once
 ANSWER_BYTES = 65_536
 # Per process. Beside 200 uploads of 10 MB SeaweedFS takes twice as long for all at once, and no answer comes in time.
 PUTS_AT_ONCE = 8
@@ -44,11 +42,11 @@ class Store:
 
     def __init__(self, settings: Settings) -> None:
         self.bucket = settings.minio_bucket
+        self._peer = peer.Peer(settings.minio_endpoint)
         self._bucket_url = f"{settings.minio_endpoint}/{settings.minio_bucket}"
         self._region = settings.minio_region
         self._credentials = Credentials(settings.minio_access_key, settings.minio_secret_key.get_secret_value())
-        self._timeout = urllib3.Timeout(connect=settings.store_timeout_seconds, read=settings.store_timeout_seconds)
-        self._pool = deadline.PoolManager(num_pools=4, maxsize=POOL_SIZE, retries=False, timeout=self._timeout, blocksize=BLOCK_BYTES)
+        self._seconds = settings.store_timeout_seconds
         self._turns = threading.BoundedSemaphore(PUTS_AT_ONCE)
         self._turn_seconds = 2 * settings.store_timeout_seconds
         endpoint = urlsplit(settings.minio_endpoint)
@@ -58,7 +56,7 @@ class Store:
             secret_key=settings.minio_secret_key.get_secret_value(),
             secure=endpoint.scheme == "https",
             region=settings.minio_region,  # or minio asks the store for it at every start
-            http_client=self._pool,
+            http_client=urllib3.PoolManager(retries=False, timeout=self._seconds),
         )
 
     def put(self, key: str, file: BinaryIO, size: int, crc32: int, content_type: str) -> None:
@@ -82,17 +80,10 @@ class Store:
             "x-amz-checksum-crc32": base64.b64encode(crc32.to_bytes(4)).decode(),
         }
         try:
-            try:
-                file.seek(0)
-                status, body = self._send("PUT", key, headers, file)
-            except ProtocolError as exc:
-                if any(isinstance(cause, TimeoutError) for cause in exc.args):  # slow, not dead
-                    raise
-                file.seek(0)
-                status, body = self._send("PUT", key, headers, file)
-        except (NewConnectionError, ConnectTimeoutError) as exc:
+            status, body = self._send("PUT", key, headers, self._seconds, file)
+        except peer.Unreachable as exc:
             raise StoreUnavailable(f"the store cannot be reached: {exc}") from exc
-        except HTTPError as exc:
+        except peer.CallFailed as exc:
             self._forget(key)
             raise StoreUnavailable(f"the store did not answer: {exc}") from exc
         if status != 200:
@@ -102,8 +93,12 @@ class Store:
 
     def delete(self, key: str) -> None:
         """Removes the object, if it is there. Raises StoreUnavailable."""
-        with _store_errors():
-            self._client.remove_object(self.bucket, key)
+        try:
+            status, body = self._send("DELETE", key, {}, self._seconds)
+        except peer.CallFailed as exc:
+            raise StoreUnavailable(f"the store did not answer: {exc}") from exc
+        if status not in (200, 204, 404):
+            raise StoreUnavailable(f"the store answered {status}: {_error_code(body)}")
 
     def check(self, timeout: float) -> str:
         """What is wrong with the store as far as an upload would notice: ``""``, ``"store"`` or ``"bucket"``.
@@ -112,8 +107,8 @@ class Store:
         store's error tells a missing bucket from a missing object. What it said is logged.
         """
         try:
-            status, body = self._send("GET", PROBE_KEY, {}, timeout=timeout)
-        except HTTPError as exc:
+            status, body = self._send("GET", PROBE_KEY, {}, timeout)
+        except peer.CallFailed as exc:
             log.warning("the store cannot be reached: %s", exc)
             return "store"
         code = _error_code(body)
@@ -135,46 +130,28 @@ class Store:
         with _store_errors():
             self._client.set_bucket_policy(self.bucket, json.dumps(public_read_policy(self.bucket)))
 
-    def _send(
-        self, method: str, key: str, headers: dict[str, str], file: BinaryIO | None = None, timeout: float | None = None
-    ) -> tuple[int, bytes]:
-        """One signed request. Status and first bytes of the answer; raises urllib3's HTTPError."""
-        url = f"{self._bucket_url}/{key}"
+    def _send(self, method: str, key: str, headers: dict[str, str], seconds: float, file: BinaryIO | None = None) -> tuple[int, bytes]:
+        """One signed request. Status and body of the answer; raises CallFailed."""
+        url = urlsplit(f"{self._bucket_url}/{key}")
         now = datetime.now(UTC)
         # The checksum header proves the body: hashing it for the signature as well would cost more than sending it.
         unsigned = "UNSIGNED-PAYLOAD"
         signed = sign_v4_s3(
             method=method,
-            url=urlsplit(url),
+            url=url,
             region=self._region,
-            headers={
-                **headers,
-                "Host": urlsplit(url).netloc,
-                "x-amz-content-sha256": unsigned,
-                "x-amz-date": now.strftime("%Y%m%dT%H%M%SZ"),
-            },
+            headers={**headers, "Host": url.netloc, "x-amz-content-sha256": unsigned, "x-amz-date": now.strftime("%Y%m%dT%H%M%SZ")},
             credentials=self._credentials,
             content_sha256=unsigned,
             date=now,
         )
-        answer = self._pool.request(
-            method,
-            url,
-            body=file,
-            headers=cast("dict[str, str]", signed),
-            redirect=False,
-            preload_content=False,
-            timeout=self._timeout if timeout is None else urllib3.Timeout(timeout),
-        )
-        try:
-            return answer.status, answer.read(ANSWER_BYTES)
-        finally:
-            answer.close()
+        answer = self._peer.call(method, url.path, cast("dict[str, str]", signed), seconds, body=file)
+        return answer.status, answer.body
 
     def _forget(self, key: str) -> None:
         try:
-            self._send("DELETE", key, {}, timeout=FORGET_SECONDS)
-        except HTTPError as exc:
+            self._send("DELETE", key, {}, FORGET_SECONDS)
+        except peer.CallFailed as exc:
             log.warning("could not make sure that %s is gone: %s", key, exc)
 
 
@@ -212,7 +189,7 @@ def _error_code(body: bytes) -> str:
 def anonymous(method: str, url: str, settings: Settings, body: bytes | None = None) -> tuple[int, bytes]:
     """Status and body of a call without credentials; status 0 and the reason when nobody answers."""
     try:
-        with deadline.PoolManager(retries=False) as pool:
+        with urllib3.PoolManager(retries=False) as pool:
             timeout = urllib3.Timeout(settings.store_timeout_seconds)
             answer = pool.request(method, url, body=body, redirect=False, timeout=timeout, preload_content=False)
             return answer.status, answer.read(ANSWER_BYTES)

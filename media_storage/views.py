@@ -24,7 +24,6 @@ class Views:
         self._slots = threading.BoundedSemaphore(settings.max_concurrent_uploads)
         self._origins = settings.origins
         self._readiness = Readiness(backend, store)
-        self._cache_redirect = f"public, max-age={settings.redirect_max_age_seconds}"
 
     def upload(self) -> Response:
         """``POST /media/upload``: what the headers say, then one of the slots for uploads."""
@@ -61,18 +60,9 @@ class Views:
         answer.headers["Cache-Control"] = "no-store"
         return answer
 
-    def read(self, name: str) -> Response:
-        """``GET`` and ``HEAD /media/uploads/<name>``: a redirect to the object, without asking anyone."""
-        key, _ = _key_and_owner(name)
-        headers = {
-            "Location": f"{self._settings.public_bucket_url}/{key}",
-            "Cache-Control": self._cache_redirect,
-            "Access-Control-Allow-Origin": "*",
-            "Cross-Origin-Resource-Policy": "cross-origin",
-        }
-        answer = Response(status=302, headers=headers)
-        del answer.headers["Content-Type"]  # there is no content
-        return answer
+    def no_such_key(self, **_name: str) -> Response:
+        """``GET`` and ``HEAD /media/uploads/<name>`` for what is no key: keys are answered in ``redirect.py``."""
+        raise NotFound
 
     def delete(self, name: str) -> Response:
         """``DELETE /media/uploads/<name>``: the owner takes a picture back."""

@@ -1,0 +1,188 @@
+"""Calls to one HTTP server, over kept connections, with a limit on the time of every step.
+
+A socket's own timeout bounds each wait for a byte, so a peer that sends one byte at a time never runs into it. Here
+an answer is read under one deadline, from the end of the request to its last byte. The standard library's parser reads the
+answers; a client library around it costs four times as much as the call itself.
+"""
+
+import contextlib
+import io
+import math
+import socket
+import ssl
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http.client import BadStatusLine, HTTPException, HTTPResponse, IncompleteRead, RemoteDisconnected
+from typing import BinaryIO
+from urllib.parse import urlsplit
+
+from urllib3.util import wait_for_read
+
+KEPT_CONNECTIONS = 64  # more callers at once open connections of their own
+BLOCK_BYTES = 65_536
+BODY_BYTES = 65_536  # of an answer
+
+
+class CallFailed(Exception):
+    """There is no answer; the text says why."""
+
+
+class Unreachable(CallFailed):
+    """Nobody took the request."""
+
+
+class TooLate(CallFailed):
+    """The answer was not whole in time, or a block of the request not taken."""
+
+
+class Broken(CallFailed):
+    """The connection ended before the answer."""
+
+
+class Malformed(CallFailed):
+    """What came is not HTTP, or cannot be told where it ends."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Status, content coding and body; of a body, at most `BODY_BYTES` and one more."""
+
+    status: int
+    coding: str
+    body: bytes
+
+
+class Peer:
+    """The server of `url`. Safe to share between threads, not between processes. Follows no redirect, keeps no cookie, heeds no proxy."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self._host = {"Host": parts.netloc}
+        self._address = parts.hostname or "", parts.port or {"http": 80, "https": 443}[parts.scheme]
+        self._tls = ssl.create_default_context() if parts.scheme == "https" else None
+        self._kept: list[socket.socket] = []
+
+    def __del__(self) -> None:
+        for sock in self._kept:
+            sock.close()
+
+    def call(
+        self, method: str, target: str, headers: Mapping[str, str], seconds: float, *, body: BinaryIO | None = None, until: float = math.inf
+    ) -> Answer:
+        """One request, with all of `body`, whose length `headers` tell. A connection that ends before an answer is replaced once.
+
+        `seconds` bounds connecting, each block sent, and the whole answer; `until` (monotonic time) all of it. Raises CallFailed.
+        """
+        headers = {**self._host, **headers}
+        head = "".join((f"{method} {target} HTTP/1.1\r\n", *(f"{name}: {value}\r\n" for name, value in headers.items()), "\r\n"))
+        if not head.count("\r") == head.count("\n") == len(headers) + 2:
+            raise Malformed("a header cannot hold a line break")
+        for last_try in (False, True):
+            sock = self._connection(min(seconds, until - time.monotonic()), new=last_try)
+            try:
+                return self._exchange(sock, head.encode("latin-1"), body, seconds, until)
+            except Broken:
+                if last_try:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _connection(self, seconds: float, *, new: bool) -> socket.socket:
+        """A kept connection, or a new one. `seconds` are for connecting. Raises Unreachable or TooLate."""
+        while not new and self._kept:
+            with contextlib.suppress(IndexError):  # another thread was quicker
+                sock = self._kept.pop()
+                if not wait_for_read(sock, timeout=0):  # what is readable before it was asked has ended, or says too much
+                    return sock
+                sock.close()
+        if seconds <= 0:
+            raise TooLate("there was no time left to connect")
+        try:
+            sock = socket.create_connection(self._address, seconds)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return self._tls.wrap_socket(sock, server_hostname=self._address[0]) if self._tls else sock
+        except (OSError, UnicodeError) as exc:
+            raise Unreachable(f"no connection: {exc}") from exc
+
+    def _exchange(self, sock: socket.socket, head: bytes, body: BinaryIO | None, seconds: float, until: float) -> Answer:
+        keep = False
+        try:
+            # A server that refuses while it is being sent to hangs up, and what it said is there all the same.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                _send(sock, head, body, seconds, until)
+            answer, keep = _receive(sock, min(until, time.monotonic() + seconds))
+        except TimeoutError as exc:
+            raise TooLate("the answer was not whole in time") from exc
+        except HTTPException as exc:
+            # A status line that was cut off is a broken connection; one that is none at all is another protocol.
+            if isinstance(exc, IncompleteRead | RemoteDisconnected) or (isinstance(exc, BadStatusLine) and str(exc).startswith("HTTP/")):
+                raise Broken(f"the answer was cut off: {exc!r}") from exc
+            raise Malformed(f"the answer is malformed: {exc!r}") from exc
+        except OSError as exc:
+            raise Broken(f"the connection broke: {exc}") from exc
+        finally:
+            if keep and len(self._kept) < KEPT_CONNECTIONS:
+                self._kept.append(sock)
+            else:
+                sock.close()
+        return answer
+
+
+def _send(sock: socket.socket, head: bytes, body: BinaryIO | None, seconds: float, until: float) -> None:
+    """Raises OSError; TimeoutError among them."""
+    seconds = min(seconds, until - time.monotonic())
+    if seconds <= 0:
+        raise TimeoutError
+    if sock.gettimeout() != seconds:
+        sock.settimeout(seconds)
+    if body is None:
+        sock.sendall(head)
+        return
+    body.seek(0)
+    block = body.read(BLOCK_BYTES)
+    sock.sendall(head + block)
+    if len(block) == BLOCK_BYTES:
+        sock.sendfile(body, BLOCK_BYTES)  # the kernel copies it, where it can
+
+
+def _receive(sock: socket.socket, deadline: float) -> tuple[Answer, bool]:
+    """The answer, and whether the connection may be used again. Raises OSError or HTTPException."""
+    response = HTTPResponse(_File(sock, deadline))  # type: ignore[arg-type]  # all it asks of a socket is its file
+    try:
+        response.begin()
+        headers = response.headers
+        if len(headers.get_all("Content-Length", [])) > 1 or "," in headers.get("Content-Length", ""):
+            raise HTTPException("several lengths")
+        try:
+            body = response.read(BODY_BYTES + 1)
+        except (OSError, HTTPException):
+            if response.status == 200:
+                raise
+            return Answer(response.status, "", b""), False  # the status says it all
+        if response.length and len(body) <= BODY_BYTES:
+            raise IncompleteRead(body, response.length)
+        return Answer(response.status, headers.get("Content-Encoding", ""), body), response.isclosed() and not response.will_close
+    finally:
+        response.close()
+
+
+class _File(io.RawIOBase):
+    """Reads a socket, giving each read only the time that is left; raises TimeoutError after that."""
+
+    def __init__(self, sock: socket.socket, deadline: float) -> None:
+        self._sock = sock
+        self._deadline = deadline
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        return io.BufferedReader(self)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # typeshed's Buffer is 3.12's
+        remaining = self._deadline - time.monotonic()
+        if remaining <= 0:
+            raise TimeoutError("the answer was not complete in time")
+        if remaining < (self._sock.gettimeout() or math.inf) - 0.01:  # setting it is a system call
+            self._sock.settimeout(remaining)
+        return self._sock.recv_into(buffer)
