@@ -25,13 +25,14 @@ from gunicorn.http.message import Request
 from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers.base import Worker as BaseWorker
 
-from media_storage.body_unix import READ_BYTES, Body, Pace
+from media_storage.body_unix import Body, Pace
 
 KEEPALIVE_SECONDS = 5.0  # for the first byte of a request, on a new connection or a kept one
 HEAD_SECONDS = 10.0  # for its whole head, from then on
 SEND_SECONDS = 10  # for an answer that a client does not take
 IDLE_CONNECTIONS = 2048  # waiting without a thread; those above are closed once they were answered
 HEAD_BYTES = 65_536
+HEAD_READ_BYTES = 8192  # at once: what comes with it of a body is copied several times
 ANSWERED_HERE = "/media/uploads/"  # GET and HEAD: what is a redirect or nothing
 
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -202,7 +203,7 @@ class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn is untyped
 
     def _read(self, conn: Connection) -> None:
         try:
-            data = conn.sock.recv(READ_BYTES, socket.MSG_DONTWAIT)
+            data = conn.sock.recv(HEAD_READ_BYTES, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return
         except OSError:
