@@ -106,7 +106,7 @@ class Output:
             self._sock.sendall(data[sent:])
 
 
-class Worker(BaseWorker):  # type: ignore[misc]  # gunicorn is untyped
+class Worker(BaseWorker):
     """See the module. `configure` in server_unix.py sets what the settings say."""
 
     pace: Pace
