@@ -8,7 +8,9 @@ timeouts and no retries.
 import base64
 import json
 import logging
+import math
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -48,7 +50,7 @@ class Store:
         self._credentials = Credentials(settings.minio_access_key, settings.minio_secret_key.get_secret_value())
         self._seconds = settings.store_timeout_seconds
         self._turns = threading.BoundedSemaphore(PUTS_AT_ONCE)
-        self._turn_seconds = 2 * settings.store_timeout_seconds
+        self._answered = self._hung = -math.inf  # when a PUT last was answered, and last was not in time
         endpoint = urlsplit(settings.minio_endpoint)
         self._client = Minio(
             endpoint=endpoint.netloc,
@@ -65,9 +67,12 @@ class Store:
         Raises StoreUnavailable; then nothing is left behind, unless the store commits after all and cannot be told
         otherwise. A connection that turns out dead before an answer is replaced once.
         """
-        if not self._turns.acquire(timeout=self._turn_seconds):
+        began = time.monotonic()
+        if not self._turns.acquire(timeout=2 * self._seconds):
             raise StoreUnavailable(f"{PUTS_AT_ONCE} other uploads kept the store busy for too long")
         try:
+            if self._answered < began < self._hung:  # it would be asking for the same, for as long again
+                raise StoreUnavailable("the store did not answer the uploads before this one")
             self._put(key, file, size, crc32, content_type)
         finally:
             self._turns.release()
@@ -84,8 +89,11 @@ class Store:
         except peer.Unreachable as exc:
             raise StoreUnavailable(f"the store cannot be reached: {exc}") from exc
         except peer.CallFailed as exc:
+            if isinstance(exc, peer.TooLate):
+                self._hung = time.monotonic()
             self._forget(key)
             raise StoreUnavailable(f"the store did not answer: {exc}") from exc
+        self._answered = time.monotonic()
         if status != 200:
             if status >= 500:
                 self._forget(key)

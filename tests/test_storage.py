@@ -9,12 +9,13 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 import servers
-from media_storage import settings
+from media_storage import settings, storage
 from media_storage.errors import StoreUnavailable
 from media_storage.storage import Store, public_read_policy
 
@@ -152,6 +153,35 @@ def test_a_store_that_hangs_is_unavailable_in_time() -> None:
             put(store)
         assert time.monotonic() - began < 3
         servers.wait_for(lambda: server.requests[-1][0].startswith(b"DELETE"), 5)
+
+
+def test_whoever_waits_for_a_turn_at_a_hanging_store_is_told_with_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not one timeout after the other: the store is asked by as many as may ask at once, and the rest share their answer."""
+    monkeypatch.setattr(storage, "PUTS_AT_ONCE", 2)
+
+    def hang(_: int, line: bytes) -> bytes:
+        time.sleep(30 if line.startswith(b"PUT") else 0)
+        return GONE
+
+    with scripted(hang) as (server, store), ThreadPoolExecutor(8) as threads:
+        began = time.monotonic()
+        ended = [threads.submit(put, store) for _ in range(8)]
+        assert {type(one.exception()) for one in ended} == {StoreUnavailable}
+        assert time.monotonic() - began < 1.5  # 0.5 s for one turn; for four turns 2 s
+        assert sum(line.startswith(b"PUT") for line, _ in server.requests) == 2
+
+
+def test_one_upload_that_hangs_does_not_refuse_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as the store answers somebody, whoever waits goes on to ask."""
+    monkeypatch.setattr(storage, "PUTS_AT_ONCE", 2)
+
+    def hang_once(number: int, line: bytes) -> bytes:
+        time.sleep(30 if number == 1 else 0.2)
+        return OK if line.startswith(b"PUT") else GONE
+
+    with scripted(hang_once) as (_, store), ThreadPoolExecutor(8) as threads:
+        ended = [threads.submit(put, store) for _ in range(8)]
+        assert [one.exception() is None for one in ended].count(False) == 1
 
 
 def test_an_answer_that_trickles_is_cut() -> None:
