@@ -9,6 +9,7 @@ from werkzeug.exceptions import HTTPException
 from media_storage import images, origins
 from media_storage.auth import Backend
 from media_storage.errors import BadRequest, InternalError, MethodNotAllowed, NotFound, Refusal
+from media_storage.metrics import Meter
 from media_storage.ops import Trace, request_id
 from media_storage.ratelimit import limiter_for
 from media_storage.redirect import Redirects, written_plainly
@@ -19,15 +20,16 @@ from media_storage.views import Views
 log = logging.getLogger(__name__)
 
 
-def create_app(settings: Settings) -> Flask:
-    """The WSGI application. Needs no network; its adapters connect when they are first used."""
+def create_app(settings: Settings, meter: Meter | None = None) -> Flask:
+    """The WSGI application, counted by `meter`. Needs no network; its adapters connect when they are first used."""
+    meter = meter or Meter()
     images.libmagic()  # where it is missing, the start fails, not the first upload
     app = Flask("media_storage", static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]  # Flask's own provider has it
     app.url_map.merge_slashes = False  # or //host/path would be answered by a redirect that names the host
     backend = Backend(settings.backend_verify_url, settings.backend_user_id_field, settings.backend_timeout_seconds)
     limiter = limiter_for(settings.uploads_per_minute, settings.rate_limit_storage_uri)
-    views = Views(settings, backend, Store(settings), limiter)
+    views = Views(settings, backend, Store(settings), limiter, meter)
     app.add_url_rule("/media/upload", view_func=views.upload, methods=["POST"])
     app.add_url_rule("/upload", "upload", views.upload, methods=["POST"])
     app.add_url_rule("/media/limits", view_func=views.limits)
@@ -36,13 +38,14 @@ def create_app(settings: Settings) -> Flask:
     app.add_url_rule("/healthz", view_func=views.healthz)
     app.add_url_rule("/readyz", view_func=views.readyz)
     _handle_errors(app)
-    _frame_every_request(app, settings.origins)
-    app.wsgi_app = Redirects(app.wsgi_app, settings.public_bucket_url, settings.redirect_max_age_seconds)  # type: ignore[method-assign]
+    _frame_every_request(app, settings.origins, meter)
+    redirects = Redirects(app.wsgi_app, settings.public_bucket_url, settings.redirect_max_age_seconds, meter)
+    app.wsgi_app = redirects  # type: ignore[method-assign]
     return app
 
 
-def _frame_every_request(app: Flask, allowed: frozenset[str]) -> None:
-    """Request id before, CORS and the log line after; preflights are answered here."""
+def _frame_every_request(app: Flask, allowed: frozenset[str], meter: Meter) -> None:
+    """Request id before, CORS, the log line and the count of uploads after; preflights are answered here."""
 
     def begin() -> Response | None:
         g.trace = Trace(request_id(request.headers.get("X-Request-ID")))
@@ -60,6 +63,8 @@ def _frame_every_request(app: Flask, allowed: frozenset[str]) -> None:
             response.headers.update(origins.cors(request.headers, allowed))
         outcome = g.get("outcome", HTTPStatus(response.status_code).phrase.lower().replace(" ", "_"))
         trace.log(request.method, request.path, response.status_code, outcome)
+        if trace.is_upload:
+            meter.upload(outcome, trace.ms, trace.phases, trace.size or 0)
         return response
 
     app.before_request(begin)

@@ -9,6 +9,7 @@ from media_storage import doctor as examination
 from media_storage import ops, server, settings
 from media_storage.dev import run as dev_run
 from media_storage.errors import StoreUnavailable
+from media_storage.metrics import CannotListen
 from media_storage.settings import Settings, SettingsError
 from media_storage.storage import Store
 from media_storage.version import __version__
@@ -42,7 +43,7 @@ def serve() -> None:
     """Run the service for production."""
     try:
         server.serve(_settings())
-    except server.ServerMissing as exc:
+    except (server.ServerMissing, CannotListen) as exc:
         _stop(str(exc), 2)
 
 

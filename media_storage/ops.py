@@ -38,9 +38,15 @@ class Trace:
     request_id: str
     user: str = ""
     size: int | None = None
+    is_upload: bool = False
     reason: str = ""
     phases: dict[str, float] = field(default_factory=dict)
     started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def ms(self) -> float:
+        """Milliseconds since the request began."""
+        return _ms_since(self.started)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -53,7 +59,7 @@ class Trace:
 
     def log(self, method: str, path: str, status: int, outcome: str) -> None:
         """Writes the request's one line. `outcome` is a refusal's code, or what was done."""
-        fields: dict[str, object] = {"id": self.request_id, "outcome": outcome, "ms": _ms_since(self.started)}
+        fields: dict[str, object] = {"id": self.request_id, "outcome": outcome, "ms": self.ms}
         optional = {"user": self.user, "bytes": self.size, "reason": self.reason, "phases": self.phases}
         fields |= {name: value for name, value in optional.items() if value or value == 0}
         level = logging.ERROR if status == 500 else logging.WARNING if status > 500 else logging.INFO

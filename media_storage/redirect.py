@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from media_storage import keys
+from media_storage.metrics import Meter
 from media_storage.ops import Trace, request_id
 
 if TYPE_CHECKING:
@@ -16,9 +17,10 @@ class Redirects:
     A WSGI middleware. `bucket_url` is where the public reads objects, `max_age` (seconds) how long browsers may remember it.
     """
 
-    def __init__(self, application: "WSGIApplication", bucket_url: str, max_age: int) -> None:
+    def __init__(self, application: "WSGIApplication", bucket_url: str, max_age: int, meter: Meter) -> None:
         self._application = application
         self._bucket_url = bucket_url
+        self._meter = meter
         self._headers = [
             ("Cache-Control", f"public, max-age={max_age}"),
             ("Access-Control-Allow-Origin", "*"),
@@ -36,6 +38,7 @@ class Redirects:
         trace = Trace(request_id(environ.get("HTTP_X_REQUEST_ID")))
         start_response("302 Found", [("Location", f"{self._bucket_url}/{key}"), ("X-Request-ID", trace.request_id), *self._headers])
         trace.log(environ["REQUEST_METHOD"], path, 302, "found")
+        self._meter.redirect()
         return ()
 
 

@@ -9,8 +9,10 @@ import logging
 import sys
 from typing import TYPE_CHECKING
 
+from flask import Flask
 from werkzeug.serving import WSGIRequestHandler, make_server
 
+from media_storage import metrics
 from media_storage.app import create_app
 from media_storage.settings import Settings
 
@@ -27,7 +29,7 @@ class ServerMissing(Exception):
 
 
 def serve(settings: Settings) -> None:
-    """Serves until the process is told to stop. Raises ServerMissing, or OSError when the port is taken."""
+    """Serves until the process is told to stop. Raises ServerMissing, CannotListen, or OSError when the port is taken."""
     if sys.platform != "win32":
         from media_storage import server_unix  # noqa: PLC0415 - gunicorn cannot be imported on Windows
 
@@ -37,19 +39,27 @@ def serve(settings: Settings) -> None:
 
 
 def serve_on_waitress(settings: Settings) -> None:
-    """Serves with waitress: it reads a whole body before the application sees the request. Raises ServerMissing."""
+    """Serves with waitress: it reads a whole body before the application sees the request. Raises ServerMissing or CannotListen."""
     try:
         import waitress  # noqa: PLC0415 - only here, and only where it is installed
     except ImportError as exc:
         raise ServerMissing("On Windows `serve` needs waitress: pip install waitress. (`dev` runs without it.)") from exc
-    waitress.serve(create_app(settings), host=settings.host, port=settings.port, threads=THREADS_ON_WINDOWS, ident=None)
+    waitress.serve(_measured_app(settings), host=settings.host, port=settings.port, threads=THREADS_ON_WINDOWS, ident=None)
 
 
 def serve_threaded(settings: Settings) -> None:
     """Serves with Werkzeug's threaded server: for development where gunicorn does not exist."""
-    server = make_server(settings.host, settings.port, create_app(settings), threaded=True, request_handler=_Handler)
+    server = make_server(settings.host, settings.port, _measured_app(settings), threaded=True, request_handler=_Handler)
     log.info("listening on http://%s:%d", settings.host, settings.port)
     server.serve_forever()
+
+
+def _measured_app(settings: Settings) -> Flask:
+    """The application of a server that is one process, with its metrics served beside it."""
+    board = metrics.Board(settings.max_concurrent_uploads)
+    if settings.metrics_port:
+        metrics.listen(board, settings.metrics_host, settings.metrics_port)
+    return create_app(settings, board.meter())
 
 
 class _Handler(WSGIRequestHandler):

@@ -11,7 +11,7 @@ from flask import Flask
 from gunicorn import glogging
 from gunicorn.app.base import BaseApplication
 
-from media_storage import storage
+from media_storage import metrics, storage
 from media_storage.app import create_app
 from media_storage.body_unix import Pace
 from media_storage.settings import Settings
@@ -24,7 +24,7 @@ KILL_SECONDS = 2  # after the grace, what still runs is killed
 
 
 def serve(settings: Settings) -> None:
-    """Runs gunicorn until SIGTERM or SIGINT; exits the process."""
+    """Runs gunicorn until SIGTERM or SIGINT; exits the process. Raises CannotListen."""
     # An upload takes up to three open files, and many systems allow 1024 to whoever does not ask for more.
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):  # macOS takes no "unlimited"
@@ -35,6 +35,11 @@ def serve(settings: Settings) -> None:
 class _Application(BaseApplication):
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._board = metrics.Board(settings.max_concurrent_uploads)
+        self._meter = metrics.Meter()  # of the worker that is being started
+        # The arbiter serves them, which lives as long as the service. What its thread holds when a worker is forked, no worker uses.
+        port = settings.metrics_port
+        self._metrics = metrics.listen(self._board, settings.metrics_host, port) if port else None
         super().__init__()
 
     def load_config(self) -> None:
@@ -50,7 +55,10 @@ class _Application(BaseApplication):
             "logger_class": _Logger,
             "forwarded_allow_ips": "",  # no header of a caller's decides a path (SCRIPT_NAME) or a scheme; nothing here asks for one
             "proc_name": "media-storage",
+            "pre_fork": self._give_meter,
+            "post_fork": self._close_metrics,
             "post_worker_init": self._warn_once,
+            "child_exit": self._retire_meter,
         }
         if "control_socket_disable" in self.cfg.settings:  # gunicorn 25 opens one below $HOME
             options["control_socket_disable"] = True
@@ -58,7 +66,17 @@ class _Application(BaseApplication):
             self.cfg.set(name, value)
 
     def load(self) -> Flask:
-        return create_app(self._settings)  # in each worker: connections must not cross a fork
+        return create_app(self._settings, self._meter)  # in each worker: connections must not cross a fork
+
+    def _give_meter(self, _arbiter: Any, worker: Any) -> None:
+        self._meter = worker.meter = self._board.meter()
+
+    def _close_metrics(self, _arbiter: Any, _worker: Any) -> None:
+        if self._metrics:
+            self._metrics.server_close()
+
+    def _retire_meter(self, _arbiter: Any, worker: Any) -> None:
+        self._board.retire(worker.meter)
 
     def _warn_once(self, worker: Any) -> None:
         if worker.age == 1:

@@ -83,6 +83,8 @@ class Settings(BaseModel):
 
     host: str = "0.0.0.0"  # noqa: S104 - a service in a container is reached from outside it
     port: int = Field(9101, ge=1, le=65535)
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int = Field(9102, ge=0, le=65535)
     public_base_url: str
     backend_verify_url: str = "http://127.0.0.1:8002/auth/me"
     backend_user_id_field: str = "id"
@@ -121,6 +123,13 @@ class Settings(BaseModel):
     @property
     def public_bucket_url(self) -> str:
         return f"{self.minio_public_endpoint}/{self.minio_bucket}"
+
+    @field_validator("metrics_port")
+    @classmethod
+    def _check_metrics_port(cls, port: int, info: ValidationInfo) -> int:
+        if port == info.data.get("port"):
+            raise ValueError("is also PORT, and metrics are not for the public; choose another, or 0 for none")
+        return port
 
     @field_validator("public_base_url", "minio_public_endpoint")
     @classmethod

@@ -7,6 +7,7 @@ from flask import Response, g, jsonify, request
 from media_storage import images, keys, origins, receive
 from media_storage.auth import Backend
 from media_storage.errors import BadRequest, NotFound, NotOwner, Overloaded, Unauthenticated
+from media_storage.metrics import Meter
 from media_storage.ops import Readiness, Trace
 from media_storage.ratelimit import Limiter
 from media_storage.settings import Settings
@@ -16,24 +17,28 @@ from media_storage.storage import Store
 class Views:
     """The service's answers. What is not success is raised as a Refusal and answered in ``app.py``."""
 
-    def __init__(self, settings: Settings, backend: Backend, store: Store, limiter: Limiter) -> None:
+    def __init__(self, settings: Settings, backend: Backend, store: Store, limiter: Limiter, meter: Meter) -> None:
         self._settings = settings
         self._backend = backend
         self._store = store
         self._limiter = limiter
+        self._meter = meter
         self._slots = threading.BoundedSemaphore(settings.max_concurrent_uploads)
         self._origins = settings.origins
         self._readiness = Readiness(backend, store)
 
     def upload(self) -> Response:
         """``POST /media/upload``: what the headers say, then one of the slots for uploads."""
+        trace: Trace = g.trace
+        trace.is_upload = True
         delimiter = receive.boundary(request.content_type)
         receive.check_length(request.content_length, self._settings.max_upload_bytes)
         origins.check(request.headers, self._origins)
         if not self._slots.acquire(blocking=False):
             raise Overloaded("as many uploads as MAX_CONCURRENT_UPLOADS allows are under way")
         try:
-            return self._take(delimiter)
+            with self._meter.in_flight():
+                return self._take(delimiter)
         finally:
             self._slots.release()
 

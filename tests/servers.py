@@ -169,17 +169,29 @@ class RunningService:
     piece: Piece
     environ: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def metrics_url(self) -> str:
+        return f"http://127.0.0.1:{self.environ['METRICS_PORT']}/metrics"
+
+    def metrics(self) -> dict[str, float]:
+        """What a scrape finds: each sample under its name and labels as they are written, ``name{label="value"}``."""
+        answer = requests.get(self.metrics_url, timeout=10)
+        answer.raise_for_status()
+        lines = [line.rpartition(" ") for line in answer.text.splitlines() if not line.startswith("#")]
+        return {name: float(value) for name, _, value in lines}
+
     def log_lines(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.log_file.read_text().splitlines() if line.startswith("{")]
 
 
 @contextlib.contextmanager
 def running_service(environ: dict[str, str], folder: Path) -> Iterator[RunningService]:
-    """`media-storage serve` in an empty working directory, on a free port unless `environ` names one."""
+    """`media-storage serve` in an empty working directory, on free ports unless `environ` names them."""
     folder.mkdir(parents=True, exist_ok=True)
     port = environ.get("PORT") or str(free_port())
     url = f"http://127.0.0.1:{port}"
-    whole = {"HOST": "127.0.0.1", "PORT": port, "PUBLIC_BASE_URL": url, "LOG_FORMAT": "json", **environ}
+    own = {"HOST": "127.0.0.1", "PORT": port, "PUBLIC_BASE_URL": url, "METRICS_PORT": str(free_port()), "LOG_FORMAT": "json"}
+    whole = {**own, **environ}
     piece = Piece("the service", [sys.executable, "-m", "media_storage", "serve"], whole, folder / "service.log", cwd=folder)
     try:
         piece.wait_until(lambda: answers(f"{url}/healthz"), START_SECONDS)

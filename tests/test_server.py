@@ -31,6 +31,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     environ = {
         "HOST": "127.0.0.1",
         "PORT": str(port),
+        "METRICS_PORT": "0",
         "PUBLIC_BASE_URL": "https://media.example",
         "BACKEND_VERIFY_URL": backend.url,
         "MINIO_ENDPOINT": f"http://127.0.0.1:{servers.free_port()}",

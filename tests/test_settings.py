@@ -21,6 +21,8 @@ REQUIRED = {
 DEFAULTS: dict[str, object] = {
     "HOST": "0.0.0.0",
     "PORT": 9101,
+    "METRICS_HOST": "127.0.0.1",
+    "METRICS_PORT": 9102,
     "BACKEND_VERIFY_URL": "http://127.0.0.1:8002/auth/me",
     "BACKEND_USER_ID_FIELD": "id",
     "BACKEND_TIMEOUT_SECONDS": 3,
@@ -49,6 +51,9 @@ ACCEPTED: list[tuple[str, str, object]] = [
     ("PORT", "1", 1),
     ("PORT", "65535", 65535),
     ("PORT", " 8080 ", 8080),
+    ("METRICS_HOST", "0.0.0.0", "0.0.0.0"),
+    ("METRICS_PORT", "0", 0),
+    ("METRICS_PORT", "65535", 65535),
     ("PUBLIC_BASE_URL", "https://media.example/", "https://media.example"),
     ("PUBLIC_BASE_URL", "https://chat.example/files/", "https://chat.example/files"),
     ("PUBLIC_BASE_URL", "http://[::1]:9101", "http://[::1]:9101"),
@@ -86,6 +91,7 @@ ACCEPTED: list[tuple[str, str, object]] = [
 
 WRONG: dict[str, list[str]] = {
     "PORT": ["0", "65536", "-1", "http", "80.5", "9101 9102"],
+    "METRICS_PORT": ["-1", "65536", "off", "9101"],  # the last is PORT
     "PUBLIC_BASE_URL": [
         "media.example",
         "ftp://media.example",
@@ -186,7 +192,7 @@ def test_every_setting_is_in_these_tests() -> None:
     assert names == DEFAULTS.keys() | REQUIRED.keys()
     assert names - {name for name, _, _ in ACCEPTED} == {"MINIO_ACCESS_KEY", "MINIO_SECRET_KEY", "ALLOWED_ORIGINS"}
     # any text is a host name, a region or a key to somebody
-    assert names - WRONG.keys() == {"HOST", "MINIO_REGION", "MINIO_ACCESS_KEY", "MINIO_SECRET_KEY"}
+    assert names - WRONG.keys() == {"HOST", "METRICS_HOST", "MINIO_REGION", "MINIO_ACCESS_KEY", "MINIO_SECRET_KEY"}
 
 
 @pytest.mark.parametrize(("name", "text", "expected"), ACCEPTED)

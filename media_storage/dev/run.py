@@ -90,6 +90,10 @@ def _plan(environ: Mapping[str, str]) -> tuple[Settings, Plan]:
     _plan_backend(found, plan, configured)
     if embedded.is_taken(found.port):
         plan.problems.append(f"Port {found.port} is taken by another program. Stop it, or choose another with PORT.")
+    if found.metrics_port and embedded.is_taken(found.metrics_port):
+        plan.problems.append(
+            f"Port {found.metrics_port}, for the metrics, is taken. Stop that program, or choose another with METRICS_PORT."
+        )
     if plan.problems:
         raise CannotStart("\n".join(plan.problems))
     plan.environ |= {

@@ -4,16 +4,20 @@ import os
 import sys
 
 from media_storage import ops, server, settings
+from media_storage.metrics import CannotListen
 
 
 def main() -> None:
     """Serves with the settings of the environment, which `dev` has completed."""
     found = settings.load(os.environ)
     ops.configure_logging(found.log_format, found.log_level)
-    if sys.platform == "win32":
-        server.serve_threaded(found)
-    else:
-        server.serve(found)
+    try:
+        if sys.platform == "win32":
+            server.serve_threaded(found)
+        else:
+            server.serve(found)
+    except CannotListen as exc:
+        sys.exit(str(exc))
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ def environ(store: servers.RunningStore, backend: servers.ChatBackend) -> dict[s
         **store.environ,
         "HOST": "127.0.0.1",
         "PORT": port,
+        "METRICS_PORT": str(servers.free_port()),
         "PUBLIC_BASE_URL": f"http://127.0.0.1:{port}",
         "BACKEND_VERIFY_URL": backend.url,
         "MINIO_BUCKET": f"bucket-{port}",

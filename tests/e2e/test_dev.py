@@ -19,7 +19,7 @@ import servers
 from media_storage.dev import store as embedded
 from pictures import make
 
-PORTS = (9000, 8102, 9101)
+PORTS = (9000, 8102, 9101, 9102)
 ROOT = Path(__file__).parent.parent.parent
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C cannot be sent to one process of a console there")

@@ -433,7 +433,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_temporary_space_that_runs_out(rig: Rig, acknowledged: set[str], small_disk: Path, tmp_path: Path) -> None:
-    """F17: 503 `overloaded`, the space is back when the answer is there, and a small upload and one that just fits are 201 then."""
+    """F17: 503 `overloaded`, which is counted; the space is back with the answer, and a small upload and one that just fits are 201."""
     with rig.another_service(tmp_path / "service", TMPDIR=str(small_disk)) as service:
         used = shutil.disk_usage(small_disk).used
         for _ in range(5):
@@ -442,6 +442,7 @@ def test_temporary_space_that_runs_out(rig: Rig, acknowledged: set[str], small_d
             assert answer.headers["Retry-After"].isdigit()
             assert shutil.disk_usage(small_disk).used == used
             acknowledged |= {rig.upload(picture(size), service.url).key for size in (100_000, 3_900_000)}
+        assert service.metrics()['media_storage_uploads_total{outcome="overloaded",status="503"}'] == 5
 
 
 def test_many_large_uploads_at_once(rig: Rig, acknowledged: set[str], tmp_path: Path) -> None:

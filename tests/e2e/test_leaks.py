@@ -392,7 +392,14 @@ def test_dev_prints_no_secret(tmp_path: Path) -> None:
     backend = Talkative()
     port = str(servers.free_port())
     with servers.running_store("moto", tmp_path / "store") as store:
-        environ = {**os.environ, **store.environ, "MINIO_SECRET_KEY": SECRET, "BACKEND_VERIFY_URL": backend.url, "PORT": port}
+        environ = {
+            **os.environ,
+            **store.environ,
+            "MINIO_SECRET_KEY": SECRET,
+            "BACKEND_VERIFY_URL": backend.url,
+            "PORT": port,
+            "METRICS_PORT": "0",
+        }
         environ |= {"LOG_FORMAT": "console", "LOG_LEVEL": "debug", "HOST": "127.0.0.1"}
         log = tmp_path / "dev.log"
         with log.open("wb") as output:
