@@ -21,8 +21,13 @@ COMMANDS = {
 }
 
 
+@pytest.fixture
+def metrics_port() -> int:
+    return servers.free_port()
+
+
 @pytest.fixture(params=COMMANDS)
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+def url(request: pytest.FixtureRequest, metrics_port: int, tmp_path: Path) -> Iterator[str]:
     """A service on that server, with a chat backend and no store."""
     if request.param == "waitress" and not importlib.util.find_spec("waitress"):
         pytest.skip("waitress is not here: conda-forge's records lack it, pip has it")
@@ -31,7 +36,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     environ = {
         "HOST": "127.0.0.1",
         "PORT": str(port),
-        "METRICS_PORT": "0",
+        "METRICS_PORT": str(metrics_port),
         "PUBLIC_BASE_URL": "https://media.example",
         "BACKEND_VERIFY_URL": backend.url,
         "MINIO_ENDPOINT": f"http://127.0.0.1:{servers.free_port()}",
@@ -97,6 +102,19 @@ def test_several_cookie_headers_are_told_from_one(url: str) -> None:
     assert b" 400 " in answer.splitlines()[0] or b" 401 " in answer.splitlines()[0]
     if b"Werkzeug" in answer:
         assert b'"code":"bad_request"' in answer
+
+
+def test_metrics_are_served_beside_it(url: str, metrics_port: int) -> None:
+    """By the one process that there is, and not on its public port."""
+    for _ in range(3):
+        key = "uploads/7/6f0c1f9e-8f5b-4c7e-9d51-0a1b2c3d4e5f.jpg"
+        assert requests.get(f"{url}/media/{key}", allow_redirects=False, timeout=10).status_code == 302
+    assert requests.post(f"{url}/media/upload", data=b"x", timeout=10).status_code == 415
+    scrape = requests.get(f"http://127.0.0.1:{metrics_port}/metrics", timeout=10).text
+    assert "media_storage_redirects_total 3.0\n" in scrape
+    assert 'media_storage_uploads_total{outcome="not_multipart",status="415"} 1.0\n' in scrape
+    assert "media_storage_uploads_in_flight_limit 500.0\n" in scrape
+    assert requests.get(f"{url}/metrics", timeout=10).status_code == 404
 
 
 def test_without_waitress_windows_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
