@@ -61,8 +61,8 @@ class Store:
             http_client=urllib3.PoolManager(retries=False, timeout=self._seconds),
         )
 
-    def put(self, key: str, file: BinaryIO, size: int, crc32: int, content_type: str) -> None:
-        """Stores `size` bytes of `file` under `key`, verified by the store against their CRC-32.
+    def put(self, key: str, file: BinaryIO, size: int, crc32: int, content_type: str, *, request_id: str = "") -> None:
+        """Stores `size` bytes of `file` under `key`, verified by the store against their CRC-32. `request_id` is for the store's log.
 
         Raises StoreUnavailable; then nothing is left behind, unless the store commits after all and cannot be told
         otherwise. A connection that turns out dead before an answer is replaced once.
@@ -73,11 +73,11 @@ class Store:
         try:
             if self._answered < began < self._hung:  # it would be asking for the same, for as long again
                 raise StoreUnavailable("the store did not answer the uploads before this one")
-            self._put(key, file, size, crc32, content_type)
+            self._put(key, file, size, crc32, content_type, request_id=request_id)
         finally:
             self._turns.release()
 
-    def _put(self, key: str, file: BinaryIO, size: int, crc32: int, content_type: str) -> None:
+    def _put(self, key: str, file: BinaryIO, size: int, crc32: int, content_type: str, *, request_id: str) -> None:
         headers = {
             "Content-Type": content_type,
             "Content-Length": str(size),
@@ -85,24 +85,24 @@ class Store:
             "x-amz-checksum-crc32": base64.b64encode(crc32.to_bytes(4)).decode(),
         }
         try:
-            status, body = self._send("PUT", key, headers, self._seconds, file)
+            status, body = self._send("PUT", key, headers, self._seconds, request_id=request_id, file=file)
         except peer.Unreachable as exc:
             raise StoreUnavailable(f"the store cannot be reached: {exc}") from exc
         except peer.CallFailed as exc:
             if isinstance(exc, peer.TooLate):
                 self._hung = time.monotonic()
-            self._forget(key)
+            self._forget(key, request_id)
             raise StoreUnavailable(f"the store did not answer: {exc}") from exc
         self._answered = time.monotonic()
         if status != 200:
             if status >= 500:
-                self._forget(key)
+                self._forget(key, request_id)
             raise StoreUnavailable(f"the store answered {status}: {_error_code(body)}")
 
-    def delete(self, key: str) -> None:
-        """Removes the object, if it is there. Raises StoreUnavailable."""
+    def delete(self, key: str, *, request_id: str = "") -> None:
+        """Removes the object, if it is there; `request_id` as in `put`. Raises StoreUnavailable."""
         try:
-            status, body = self._send("DELETE", key, {}, self._seconds)
+            status, body = self._send("DELETE", key, {}, self._seconds, request_id=request_id)
         except peer.CallFailed as exc:
             raise StoreUnavailable(f"the store did not answer: {exc}") from exc
         if status not in (200, 204, 404):
@@ -138,7 +138,9 @@ class Store:
         with _store_errors():
             self._client.set_bucket_policy(self.bucket, json.dumps(public_read_policy(self.bucket)))
 
-    def _send(self, method: str, key: str, headers: dict[str, str], seconds: float, file: BinaryIO | None = None) -> tuple[int, bytes]:
+    def _send(
+        self, method: str, key: str, headers: dict[str, str], seconds: float, *, request_id: str = "", file: BinaryIO | None = None
+    ) -> tuple[int, bytes]:
         """One signed request. Status and body of the answer; raises CallFailed."""
         url = urlsplit(f"{self._bucket_url}/{key}")
         now = datetime.now(UTC)
@@ -153,12 +155,14 @@ class Store:
             content_sha256=unsigned,
             date=now,
         )
-        answer = self._peer.call(method, url.path, cast("dict[str, str]", signed), seconds, body=file)
+        # Not signed: a proxy in front of the store may put an id of its own there.
+        sent = cast("dict[str, str]", signed) | ({"X-Request-ID": request_id} if request_id else {})
+        answer = self._peer.call(method, url.path, sent, seconds, body=file)
         return answer.status, answer.body
 
-    def _forget(self, key: str) -> None:
+    def _forget(self, key: str, request_id: str) -> None:
         try:
-            self._send("DELETE", key, {}, FORGET_SECONDS)
+            self._send("DELETE", key, {}, FORGET_SECONDS, request_id=request_id)
         except peer.CallFailed as exc:
             log.warning("could not make sure that %s is gone: %s", key, exc)
 

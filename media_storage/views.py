@@ -56,7 +56,7 @@ class Views:
                 image = images.identify(received.file, self._settings.max_image_pixels)
             key = keys.mint(user, image.extension)
             with trace.phase("store"):
-                self._store.put(key, received.file, received.size, received.crc32, image.content_type)
+                self._store.put(key, received.file, received.size, received.crc32, image.content_type, request_id=trace.request_id)
 
         url = f"{self._settings.public_base_url}/media/{key}"
         answer = jsonify(key=key, url=url, contentType=image.content_type, size=received.size, width=image.width, height=image.height)
@@ -77,7 +77,7 @@ class Views:
         if self._user() != owner:
             raise NotOwner
         with trace.phase("store"):
-            self._store.delete(key)
+            self._store.delete(key, request_id=trace.request_id)
         return Response(status=204)
 
     def limits(self) -> Response:

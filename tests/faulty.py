@@ -146,6 +146,19 @@ def passing(front: Front, near: socket.socket) -> None:
     _relay(front, near, lambda _, piece: piece)
 
 
+def recording(into: bytearray) -> Behaviour:
+    """Passes everything, and keeps what the clients send."""
+
+    def behave(front: Front, near: socket.socket) -> None:
+        def change(_: int, piece: bytes) -> bytes:
+            into.extend(piece)
+            return piece
+
+        _relay(front, near, change)
+
+    return behave
+
+
 def hanging(front: Front, near: socket.socket) -> None:
     """Takes everything and never answers."""
     while front.take(near):

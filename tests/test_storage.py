@@ -104,6 +104,20 @@ def test_a_put_is_one_signed_request_with_length_and_checksum() -> None:
     assert server.bodies == [7]
 
 
+def test_the_request_id_goes_along_unsigned() -> None:
+    """On the PUT, on both tries of it, on what takes it back, and on a DELETE; a proxy may replace it without breaking the signature."""
+    with scripted(lambda _, line: GONE if line.startswith(b"DELETE") else None) as (server, store):
+        with pytest.raises(StoreUnavailable):
+            store.put(KEY, io.BytesIO(b"content"), 7, zlib.crc32(b"content"), "image/png", request_id="request-1")
+        store.delete(KEY, request_id="request-1")
+        store.delete(KEY)
+    assert [line.split()[0] for line, _ in server.requests] == [b"PUT", b"PUT", b"DELETE", b"DELETE", b"DELETE"]
+    for _, head in server.requests[:-1]:
+        assert b"\r\nX-Request-ID: request-1\r\n" in head
+        assert b"request-id" not in head.lower().partition(b"signedheaders=")[2].partition(b",")[0]
+    assert b"x-request-id" not in server.requests[-1][1].lower()  # doctor's: there is no request
+
+
 def test_connections_are_kept() -> None:
     """Many puts, one connection."""
     with scripted(lambda *_: OK) as (server, store):

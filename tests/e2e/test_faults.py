@@ -42,6 +42,7 @@ from faulty import (
     hanging,
     http_answer,
     losing_answers,
+    recording,
     reset,
     resetting,
     throttled,
@@ -208,6 +209,32 @@ def test_a_backend_that_misbehaves(rig: Rig, acknowledged: set[str]) -> None:
                 assert took > BACKEND_SECONDS * 0.9
     with rig.backend_front.refusing():
         refused(rig, 503, "backend_unavailable", BACKEND_SECONDS + SLACK)
+
+
+# --- the request id ---
+
+
+def test_the_request_id_goes_all_the_way(rig: Rig, acknowledged: set[str]) -> None:
+    """Whatever visible ASCII the caller chose: to the backend, to the store (which accepts it), to the answer and to the log."""
+    chosen = "".join(map(chr, range(0x21, 0x7F))).ljust(128, "x")
+    asked, stored = bytearray(), bytearray()
+    headers = {"X-Request-ID": chosen}
+    with rig.backend_front.behaving(recording(asked)), rig.store_front.behaving(recording(stored)):
+        answer = rig.live.upload(picture(1000), headers=headers)
+        assert (answer.status_code, answer.headers["X-Request-ID"]) == (201, chosen)
+        url = f"{rig.url}/media/{answer.json()['key']}"
+        assert requests.delete(url, headers=headers | {"Cookie": "session=alice"}, timeout=10).status_code == 204
+    line = f"\r\nX-Request-ID: {chosen}\r\n".encode()
+    assert asked.count(line) == 2
+    assert stored.count(line) == stored.count(b" /irc-media/uploads/7/") == 2
+    with rig.store_front.refusing():
+        answer = rig.live.upload(picture(1000), headers=headers)
+        assert (answer.status_code, answer.json()["requestId"]) == (503, chosen)
+    assert [entry["outcome"] for entry in rig.live.service.log_lines() if entry.get("id") == chosen] == [
+        "created",
+        "no_content",
+        "store_unavailable",
+    ]
 
 
 # --- the client ---
