@@ -143,10 +143,11 @@ def test_workers_that_are_killed(measured: Live) -> None:
         assert measured.service.metrics()[LIMIT] == 80
         for victim in workers(measured):
             victim.kill()
-            servers.wait_for(lambda gone=victim.pid: len(workers(measured)) == 2 and gone not in [w.pid for w in workers(measured)], 10)
+            servers.wait_for(lambda gone=victim: not gone.is_running(), 10)
             now = measured.service.metrics()
             assert all(now[name] >= before[name] for name in before if name not in (IN_FLIGHT, LIMIT))
         servers.wait_for(lambda: measured.service.metrics()[IN_FLIGHT] == 0, 10)
+    servers.wait_for(lambda: measured.service.metrics()[LIMIT] == 80, 10)
     servers.wait_for(lambda: servers.answers(f"{measured.url}/healthz"), 10)
     assert gained(measured, before) == {}
     assert read(measured) == 302
