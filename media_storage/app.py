@@ -37,6 +37,7 @@ def create_app(settings: Settings, meter: Meter | None = None) -> Flask:
     app.add_url_rule("/media/uploads/<path:name>", view_func=views.delete, methods=["DELETE"])
     app.add_url_rule("/healthz", view_func=views.healthz)
     app.add_url_rule("/readyz", view_func=views.readyz)
+    app.add_url_rule("/openapi.json", view_func=views.openapi)
     _handle_errors(app)
     _frame_every_request(app, settings.origins, meter)
     redirects = Redirects(app.wsgi_app, settings.public_bucket_url, settings.redirect_max_age_seconds, meter)
@@ -99,15 +100,7 @@ def _handle_errors(app: Flask) -> None:
 
 def problem(refusal: Refusal, identity: str) -> Response:
     """A refusal as a problem document (RFC 9457)."""
-    answer = jsonify(
-        type="about:blank",
-        title=HTTPStatus(refusal.status).phrase,
-        status=refusal.status,
-        detail=refusal.detail,
-        code=refusal.code,
-        requestId=identity,
-        **refusal.extra,
-    )
+    answer = jsonify(refusal.document(identity))
     answer.status_code = refusal.status
     answer.mimetype = "application/problem+json"
     answer.headers["Cache-Control"] = "no-store"

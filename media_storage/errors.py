@@ -19,6 +19,7 @@ What a refusal is raised *for* (``reason``) goes to the log, never to the client
 """
 
 from collections.abc import Sequence
+from http import HTTPStatus
 
 
 class Refusal(Exception):
@@ -37,6 +38,12 @@ class Refusal(Exception):
         self.detail = detail
         self.reason = reason
         self.extra = extra
+
+    def document(self, request_id: str) -> dict[str, object]:
+        """The problem document (RFC 9457) that tells it to the client."""
+        title = HTTPStatus(self.status).phrase
+        common = {"type": "about:blank", "title": title, "status": self.status, "detail": self.detail, "code": self.code}
+        return {**common, "requestId": request_id, **self.extra}
 
 
 class BadRequest(Refusal):
@@ -178,7 +185,7 @@ class TooManyPixels(Refusal):
 
 
 class RateLimited(Refusal):
-    """The user uploaded more in this minute than is allowed; `retry_after` is what is left of it, in seconds."""
+    """The user uploaded more in this minute than is allowed."""
 
     status, code = 429, "rate_limited"
 

@@ -6,9 +6,10 @@ import uuid
 # The first character is never a dot, so no user id can be a path step; nothing in it ever needs URL encoding.
 USER_ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 _UUID4 = r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
+NAME = rf"{_UUID4}\.(?:jpg|png|webp)"
 
 _user_id = re.compile(USER_ID, re.ASCII)
-_key = re.compile(rf"uploads/({USER_ID})/{_UUID4}\.(?:jpg|png|webp)", re.ASCII)
+_key = re.compile(rf"uploads/({USER_ID})/{NAME}", re.ASCII)
 
 
 def is_user_id(text: str) -> bool:

@@ -10,11 +10,11 @@ from media_storage.errors import OriginNotAllowed
 
 PREFLIGHT_SECONDS = 600  # how long browsers may remember a preflight
 
-_CORS = {
+CORS = {
     "Access-Control-Allow-Credentials": "true",
     "Access-Control-Expose-Headers": "Location, X-Request-ID, Retry-After",
 }
-_PREFLIGHT = {
+PREFLIGHT = {
     "Access-Control-Allow-Methods": "POST, DELETE",
     "Access-Control-Allow-Headers": "Content-Type, X-Request-ID",
     "Access-Control-Max-Age": str(PREFLIGHT_SECONDS),
@@ -36,10 +36,10 @@ def cors(headers: Headers, allowed: frozenset[str]) -> dict[str, str]:
     origin = headers.get("Origin")
     if origin not in allowed:
         return {"Vary": "Origin"}
-    return {"Vary": "Origin", "Access-Control-Allow-Origin": origin or "", **_CORS}
+    return {"Vary": "Origin", "Access-Control-Allow-Origin": origin or "", **CORS}
 
 
 def preflight(headers: Headers, allowed: frozenset[str]) -> dict[str, str]:
     """What a preflight is answered beside `cors`. Raises OriginNotAllowed."""
     check(headers, allowed)
-    return _PREFLIGHT
+    return PREFLIGHT

@@ -1,10 +1,11 @@
 """HTTP in, HTTP out. ``upload`` is the way of one picture, top to bottom."""
 
+import json
 import threading
 
 from flask import Response, g, jsonify, request
 
-from media_storage import images, keys, origins, receive
+from media_storage import images, keys, openapi, origins, receive
 from media_storage.auth import Backend
 from media_storage.errors import BadRequest, NotFound, NotOwner, Overloaded, Unauthenticated
 from media_storage.metrics import Meter
@@ -26,6 +27,7 @@ class Views:
         self._slots = threading.BoundedSemaphore(settings.max_concurrent_uploads)
         self._origins = settings.origins
         self._readiness = Readiness(backend, store)
+        self._openapi = json.dumps(openapi.document(settings))
 
     def upload(self) -> Response:
         """``POST /media/upload``: what the headers say, then one of the slots for uploads."""
@@ -102,6 +104,10 @@ class Views:
         answer.status_code = 200 if all(state == "ok" for state in parts.values()) else 503
         answer.headers["Cache-Control"] = "no-store"
         return answer
+
+    def openapi(self) -> Response:
+        """``GET /openapi.json``: all of this, for programs."""
+        return Response(self._openapi, mimetype="application/json", headers={"Cache-Control": "public, max-age=3600"})
 
     def _user(self) -> str:
         """The id of the user whose session the request carries; asks the backend."""
