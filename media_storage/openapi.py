@@ -47,7 +47,7 @@ def document(settings: Settings) -> Object:
                 "get": _read(settings, "read"),
                 "head": _read(settings, "readHead"),
                 "delete": _delete(settings),
-                "options": _preflight(settings, "preflightDelete"),
+                "options": _preflight(settings, "preflightDelete", errors.NotFound),
             },
             "/media/limits": {"get": _limits(settings)},
             "/healthz": {"get": _healthz(settings)},
@@ -94,6 +94,7 @@ def _upload(settings: Settings, name: str) -> Object:
 def _form(settings: Settings) -> Object:
     file = {
         "type": "string",
+        "minLength": 1,
         "contentMediaType": "application/octet-stream",
         "description": f"At most {settings.max_upload_bytes} bytes, which alone decide the type: name and declared type are ignored.",
     }
@@ -101,7 +102,7 @@ def _form(settings: Settings) -> Object:
         "type": "object",
         "required": ["file"],
         "properties": {"file": file},
-        "additionalProperties": {"type": "string", "description": f"Ignored; {receive.MAX_FIELD_BYTES} bytes in all of them together."},
+        "additionalProperties": {"description": f"Ignored; {receive.MAX_FIELD_BYTES} bytes in all of them together."},
         "maxProperties": 1 + receive.MAX_FIELDS,
     }
     return {"schema": schema, "encoding": {"file": {"contentType": ", ".join(images.CONTENT_TYPES)}}}
@@ -126,7 +127,7 @@ def _delete(settings: Settings) -> Object:
     return _operation("delete", "Take a picture back", {"204": gone, **refused}, security=[{"session": []}])
 
 
-def _preflight(settings: Settings, name: str) -> Object:
+def _preflight(settings: Settings, name: str, *refused: type[Refusal]) -> Object:
     answers = {
         "200": {"description": "Not a preflight.", "headers": _framed({"Allow": _required({"type": "string"})})},
         "204": {"description": "The page may.", "headers": _framed({k: _always(v) for k, v in origins.PREFLIGHT.items()})},
@@ -135,7 +136,7 @@ def _preflight(settings: Settings, name: str) -> Object:
     return _operation(
         name,
         "What a browser asks before a page may send",
-        {**answers, **_problems(settings, errors.OriginNotAllowed)},
+        {**answers, **_problems(settings, errors.OriginNotAllowed, *refused)},
         parameters=[_ref("parameters", "X-Request-ID"), *asked],
     )
 
