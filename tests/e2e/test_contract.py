@@ -373,7 +373,7 @@ def test_wrong_methods_and_paths(live: Live) -> None:
 
 
 def test_limits_and_health(live: Live) -> None:
-    """What a client may ask before it sends, and what a load balancer asks."""
+    """What a client may ask before it sends, what its makers may, and what a load balancer asks."""
     limits = requests.get(f"{live.url}/media/limits", timeout=10)
     assert limits.json() == {
         "maxBytes": 10_485_760,
@@ -382,6 +382,9 @@ def test_limits_and_health(live: Live) -> None:
         "field": "file",
     }
     assert limits.headers["Cache-Control"] == "public, max-age=3600"
+    described = requests.get(f"{live.url}/openapi.json", timeout=10)
+    assert described.json()["openapi"].startswith("3.1.")
+    assert described.headers["Cache-Control"] == "public, max-age=3600"
     assert requests.get(f"{live.url}/healthz", timeout=10).status_code == 200
     ready = requests.get(f"{live.url}/readyz", timeout=10)
     assert (ready.status_code, ready.json()) == (200, {"backend": "ok", "store": "ok", "bucket": "ok"})
