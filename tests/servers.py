@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -27,15 +28,19 @@ ACCESS_KEY = "test-access"
 SECRET_KEY = "test-canary-secret"
 BUCKET = "irc-media"
 START_SECONDS = 60.0
-# Of SeaweedFS: not those that `dev` chooses, nor those of another run of the tests on this machine.
+PORTS = range(29_100, 32_700)
+# Of SeaweedFS: not those that `dev` chooses, nor those of another process of the tests.
 INNER_PORTS = 10_100 + os.getpid() % 370 * 50
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """A port that nobody listens on now, and that no outgoing connection takes before its server does."""
+    for port in random.sample(PORTS, len(PORTS)):
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 def wait_for(ready: Any, seconds: float = START_SECONDS) -> None:

@@ -149,6 +149,7 @@ SILENCES = {
 }
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("silence", SILENCES)
 def test_a_store_that_hangs(rig: Rig, acknowledged: set[str], silence: str) -> None:
     """F4: eight uploads get 503 when the store timeout is over; meanwhile redirects take under 100 ms at p99."""
@@ -472,6 +473,7 @@ def test_temporary_space_that_runs_out(rig: Rig, acknowledged: set[str], small_d
         assert service.metrics()['media_storage_uploads_total{outcome="overloaded",status="503"}'] == 5
 
 
+@pytest.mark.alone
 def test_many_large_uploads_at_once(rig: Rig, acknowledged: set[str], tmp_path: Path) -> None:
     """F18: 200 of 200 uploads of 9.9 MB are 201, each worker's memory stays far under 512 MB, p99 is at most 15 s."""
     content = picture(9_900_000)

@@ -387,6 +387,7 @@ def test_wrong_settings_print_no_secret(command: str, tmp_path: Path) -> None:
     assert not [canary for canary in CANARIES if canary in done.stdout + done.stderr]
 
 
+@pytest.mark.xdist_group("dev")
 def test_dev_prints_no_secret(tmp_path: Path) -> None:
     """What a developer's terminal shows, and may paste into an issue, of uploads that work and that do not."""
     backend = Talkative()

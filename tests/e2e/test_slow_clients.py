@@ -81,6 +81,7 @@ class Slow:
         self.sock.close()
 
 
+@pytest.mark.alone
 @pytest.mark.beside_minio("no store takes part, so once is enough")
 def test_whoever_is_too_slow_is_cut_in_time_and_others_are_served(rig: Rig, acknowledged: set[str]) -> None:
     """F10, F11: stalled and trickling bodies are told 408 after 20 s, heads end after 10 s; others' p99 stays under 100 ms.
@@ -130,6 +131,7 @@ def test_a_body_has_a_deadline_as_a_whole(rig: Rig, acknowledged: set[str], tmp_
             assert 2.5 < client.seconds < 3 + SLACK
 
 
+@pytest.mark.alone
 def test_no_more_uploads_at_once_than_allowed(rig: Rig, acknowledged: set[str], tmp_path: Path) -> None:
     """MAX_CONCURRENT_UPLOADS: the next is 503 `overloaded` at once; those under way end well, and their places are free again.
 
@@ -163,6 +165,7 @@ def test_no_more_uploads_at_once_than_allowed(rig: Rig, acknowledged: set[str], 
         acknowledged.add(rig.upload(make.png(), service.url).key)
 
 
+@pytest.mark.alone
 @pytest.mark.beside_minio("no store takes part, so once is enough")
 def test_clients_that_linger_or_idle_do_not_stop_others(rig: Rig, acknowledged: set[str]) -> None:
     """F12, F13, F14: 200 idle after an answer, 200 never send, 16 do not close, 16 strangers have announced 9 MB.
@@ -199,6 +202,7 @@ def test_clients_that_linger_or_idle_do_not_stop_others(rig: Rig, acknowledged: 
     assert health.p99 < 0.1
 
 
+@pytest.mark.alone
 @pytest.mark.beside_minio("no store takes part, so once is enough")
 def test_500_slow_uploads_at_once(rig: Rig, acknowledged: set[str], tmp_path: Path) -> None:
     """500 uploads of 5 KB/s on two workers: all 201, redirects p99 under 50 ms, a fast upload under 2 s, under 128 KiB of memory each."""
