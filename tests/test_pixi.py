@@ -24,6 +24,7 @@ ENVIRONMENTS = ["default", "prod"]
 # conda-forge's name -> the Python index's, where they differ
 RENAMED = {
     "brotli-python": "brotli",
+    "fastapi-core": "fastapi",
     "prometheus_client": "prometheus-client",
     "python-librt": "librt",
     "redis-py": "redis",

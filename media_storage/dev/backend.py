@@ -13,6 +13,7 @@ import contextlib
 import logging
 import secrets
 import time
+from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import quote
 
@@ -102,7 +103,8 @@ def read_the_rest(response: Response) -> Response:
 
 def problem(status: int, code: str, detail: str, retry_after: int | None = None) -> Response:
     """A refusal in the form that media-storage uses too: problem+json (RFC 9457)."""
-    response = flask.jsonify(status=status, code=code, detail=detail, requestId=request.headers.get("X-Request-ID"))
+    about = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status}
+    response = flask.jsonify({**about, "detail": detail, "code": code, "requestId": request.headers.get("X-Request-ID")})
     response.status_code, response.mimetype = status, "application/problem+json"
     response.retry_after = retry_after
     return response
