@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -19,10 +20,12 @@ import install_express
 import servers
 from media_storage.dev import store as embedded
 from media_storage.dev.pieces import Piece
+from rawclient import Answer
 
 ROOT = Path(__file__).resolve().parent.parent
 FASTAPI = ROOT / "examples" / "fastapi"
 EXPRESS = ROOT / "examples" / "express"
+MULTIPART = {"Content-Type": "multipart/form-data; boundary=B"}
 PAGES = "https://chat.example"  # the origin of the pages that belong to a backend
 
 
@@ -45,6 +48,11 @@ class Wire(servers.Pipe):
         """The values of a header of the first request, as they were sent."""
         pairs = [line.partition(b": ") for line in self.head.split(b"\r\n")[1:]]
         return [value for given, _, value in pairs if given.lower() == name.lower().encode()]
+
+    @property
+    def connections(self) -> int:
+        """How many there have been."""
+        return (len(self._open) - 1) // 2
 
     def cut(self) -> None:
         """Hangs up on everyone, and takes no more."""
@@ -109,7 +117,7 @@ class ChatBackend:
     url: str
     origin: str  # of its own pages
     wire_port: int
-    piece: Piece
+    log: Path
     cookie: str = ""
 
     @property
@@ -148,11 +156,30 @@ def running(name: str, folder: Path) -> Iterator[ChatBackend]:
     """The example `name`, with its log in `folder`; media-storage is where a `Wire` on `wire_port` leads."""
     port, wire_port = servers.free_port(), servers.free_port()
     command, environ, origin = COMMANDS[name](port, f"http://127.0.0.1:{wire_port}")
-    piece = Piece(name, command, environ, folder / f"{name}.log")
+    log = folder / f"{name}.log"
+    piece = Piece(name, command, environ, log)
     try:
         piece.wait_until(lambda: embedded.is_taken(port), servers.START_SECONDS)
-        backend = ChatBackend(f"http://127.0.0.1:{port}", origin, wire_port, piece)
+        backend = ChatBackend(f"http://127.0.0.1:{port}", origin, wire_port, log)
         backend.cookie = "; ".join(f"{cookie.name}={cookie.value}" for cookie in backend.sign_in().cookies)
         yield backend
     finally:
         piece.stop()
+
+
+def send(url: str, body: Any, **headers: str) -> Answer:
+    """Posts a body, an iterator in chunks, as a client that reads nothing before it has sent all, and that nothing may hinder."""
+    with contextlib.closing(http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)) as connection:
+        connection.request("POST", "/media/upload", body, MULTIPART | headers)
+        answer = connection.getresponse()
+        return Answer(answer.status, answer.headers, answer.read())
+
+
+def is_problem(answer: Answer | None, status: int, code: str) -> None:
+    """Fails unless it is a refusal in the form that media-storage uses, which says nothing about the machines behind."""
+    assert answer
+    assert (answer.status, answer.code) == (status, code)
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert set(answer.document) == {"type", "title", "status", "detail", "code", "requestId"}
+    assert answer.document["status"] == status
+    assert b"127.0.0.1" not in answer.body

@@ -4,6 +4,7 @@
 
 const { randomUUID } = require("node:crypto");
 const http = require("node:http"); // node:https for a media-storage behind TLS
+const { pipeline } = require("node:stream");
 const express = require("express");
 
 const ACCOUNTS = { alice: 1, bob: 2 };
@@ -12,7 +13,7 @@ const STORAGE = process.env.MEDIA_STORAGE_URL ?? "http://127.0.0.1:9101";
 // Of the pages that may act for whoever is signed in.
 const ORIGINS = (process.env.CHAT_ORIGINS ?? "http://localhost:3000 http://localhost:5173").split(" ");
 const FORWARDED = ["content-length", "content-type", "cookie", "x-request-id"];
-const PASSED_BACK = ["content-type", "location", "retry-after", "x-request-id"];
+const PASSED_BACK = ["content-length", "content-type", "location", "retry-after", "x-request-id"];
 
 const app = express();
 const sessions = new Map();
@@ -46,11 +47,11 @@ function forward(request, response) {
   onward.on("response", (answer) => {
     request.unpipe(onward).resume(); // a refusal may come early: no more goes on, and the browser can send to its end
     response.writeHead(answer.statusCode, pick(answer.headers, PASSED_BACK));
-    answer.pipe(response);
+    pipeline(answer, response, () => {}); // which breaks off where the answer does
   });
   onward.on("timeout", () => onward.destroy(new Error("no answer in time")));
   onward.on("error", (error) => {
-    if (response.headersSent || response.destroyed) return response.destroy();
+    if (response.headersSent || response.destroyed) return;
     console.warn("media-storage: %s", error.message);
     request.unpipe(onward).resume();
     response.set("Retry-After", "5");
