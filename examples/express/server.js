@@ -13,7 +13,7 @@ const STORAGE = process.env.MEDIA_STORAGE_URL ?? "http://127.0.0.1:9101";
 // Of the pages that may act for whoever is signed in.
 const ORIGINS = (process.env.CHAT_ORIGINS ?? "http://localhost:3000 http://localhost:5173").split(" ");
 const FORWARDED = ["content-length", "content-type", "cookie", "x-request-id"];
-const PASSED_BACK = ["content-length", "content-type", "location", "retry-after", "x-request-id"];
+const PASSED_BACK = ["cache-control", "content-length", "content-type", "location", "retry-after", "x-request-id"];
 
 const app = express();
 const sessions = new Map();
@@ -61,6 +61,7 @@ function forward(request, response) {
   request.pipe(onward);
 }
 app.post("/media/upload", forward);
+app.get("/media/limits", forward);
 app.delete("/media/*key", forward);
 
 function pick(headers, names) {

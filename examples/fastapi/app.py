@@ -22,7 +22,7 @@ PASSWORD = "picture"  # noqa: S105 - no secret: these accounts are for trying
 # Of the pages that may act for whoever is signed in.
 ORIGINS = os.environ.get("CHAT_ORIGINS", "http://localhost:3000 http://localhost:5173").split()
 FORWARDED = {b"content-type", b"cookie", b"x-request-id"}
-PASSED_BACK = ("Content-Type", "Location", "Retry-After", "X-Request-ID")
+PASSED_BACK = ("Cache-Control", "Content-Type", "Location", "Retry-After", "X-Request-ID")
 
 app = FastAPI()
 sessions: dict[str, str] = {}
@@ -56,6 +56,7 @@ async def me(request: Request, chat_session: Annotated[str, fastapi.Cookie()] = 
 
 
 @app.post("/media/upload")
+@app.get("/media/limits")
 @app.delete("/media/{key:path}")
 async def forward(request: Request) -> Response:
     """Hands a request to media-storage, the body piece by piece, and passes the answer back as it is."""

@@ -76,7 +76,7 @@ def media(storage_url: str) -> flask.Blueprint:
         except urllib3.exceptions.HTTPError as error:
             flask.current_app.logger.warning("media-storage at %s: %s", storage_url, error)
             return problem(503, "storage_unavailable", "Pictures cannot be reached right now. Try again in a moment.", retry_after=5)
-        passed_back = ("Content-Type", "Location", "Retry-After", "X-Request-ID")
+        passed_back = ("Cache-Control", "Content-Type", "Location", "Retry-After", "X-Request-ID")
         response = Response(answer.data, answer.status)
         response.headers = Headers([(name, answer.headers[name]) for name in passed_back if name in answer.headers])
         return response

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.parametrize("store", ["seaweedfs"], indirect=True, scop
 MIB = 1_048_576
 LIMIT = 20 * MIB  # of the service, so that 18 MiB are not refused for their length
 TEXT = b"Dear diary, the sea was warm.\n"
-PASSED_BACK = ("Content-Type", "Location", "Retry-After", "X-Request-ID")
+PASSED_BACK = ("Cache-Control", "Content-Type", "Location", "Retry-After", "X-Request-ID")
 
 
 @pytest.fixture(scope="module")
@@ -80,13 +80,19 @@ def test_sign_in_upload_read_and_take_back(chat: ChatBackend, wire: Wire, audit:
     answer = send(chat.url, body_of(content), Cookie=chat.cookie)
     assert answer.status == 201, answer.body
     url = answer.document["url"]
-    assert answer.headers["Location"] == url
+    assert (answer.headers["Location"], answer.headers["Cache-Control"]) == (url, "no-store")
     assert answer.key.startswith("uploads/1/")
     assert requests.get(url, timeout=20).content == content
     path = url.partition("/media/")[2]
     assert requests.delete(f"{chat.url}/media/{path}", timeout=20).status_code == 401
     assert requests.delete(f"{chat.url}/media/{path}", headers={"Cookie": chat.cookie}, timeout=20).status_code == 204
     assert not audit.new_keys()
+
+
+def test_the_limits_are_the_services(chat: ChatBackend, wire: Wire) -> None:
+    """A page asks its backend before it sends, with or without a session, once an hour."""
+    limits = requests.get(f"{chat.url}/media/limits", timeout=20)
+    assert (limits.json()["maxBytes"], limits.headers["Cache-Control"]) == (LIMIT, "public, max-age=3600")
 
 
 def test_what_goes_on_is_what_came(chat: ChatBackend, wire: Wire, relay: Relay) -> None:
