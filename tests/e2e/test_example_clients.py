@@ -167,7 +167,7 @@ def test_it_waits_as_long_as_it_is_told(page: Any, way: str, status: int) -> Non
     sent = answer_first(page, problem(status, "overloaded", "1"))
     seen = upload(page, way)
     assert seen["answer"]["contentType"] == "image/png"
-    assert seen["seconds"] >= 1
+    assert 1 <= seen["seconds"] < 5  # what it waits without being told
     assert len(sent) == 2
 
 
