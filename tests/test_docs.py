@@ -177,6 +177,31 @@ def test_the_readme_shows_the_way_of_an_upload_as_the_code_has_it() -> None:
         assert name in section("Develop")
 
 
+def test_what_the_readme_shows_of_an_example_stands_in_its_file() -> None:
+    """Word for word, apart from the indentation, in the file that is linked to last before it; a blank line leaves something out."""
+    shown = re.findall(r"\]\((examples/[^)]+)\)(?:(?!\]\(|```).)*```(?:python|js)\n(.*?)```", README, re.DOTALL)
+    assert [file for file, _ in shown] == ["examples/fastapi/app.py", "examples/browser/upload.js"]
+    assert len(re.findall(r"^```(?:python|js)$", README, re.MULTILINE)) == len(shown)
+    for file, block in shown:
+        lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
+        for piece in block.strip("\n").split("\n\n"):
+            assert any(is_below(piece.splitlines(), lines[start:]) for start in range(len(lines))), piece
+
+
+def is_below(piece: list[str], lines: list[str]) -> bool:
+    """Whether `lines` begin with the piece, each indented by as much."""
+    indentation = " " * (len(lines[0]) - len(lines[0].lstrip()))
+    return [indentation + line for line in piece] == lines[: len(piece)]
+
+
+def test_every_file_that_the_readme_links_to_is_here() -> None:
+    """And every example is linked to."""
+    linked = {link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link}
+    assert not [link for link in linked if not (ROOT / link).is_file()]
+    examples = {path.relative_to(ROOT).as_posix() for path in (ROOT / "examples").rglob("*") if path.suffix in {".py", ".js", ".sh"}}
+    assert examples <= linked
+
+
 def test_the_changelog_is_kept() -> None:
     """There is a place for what comes next, and the version is stated once."""
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
