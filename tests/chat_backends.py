@@ -183,3 +183,23 @@ def is_problem(answer: Answer | None, status: int, code: str) -> None:
     assert set(answer.document) == {"type", "title", "status", "detail", "code", "requestId"}
     assert answer.document["status"] == status
     assert b"127.0.0.1" not in answer.body
+
+
+def log_line(service: servers.RunningService, request_id: str) -> dict[str, Any]:
+    """What the service logged about a request; waits for it."""
+
+    def found() -> list[dict[str, Any]]:
+        return [line for line in service.log_lines() if line.get("id") == request_id]
+
+    servers.wait_for(found, 20)
+    return found()[-1]
+
+
+def send_until_stuck(sock: socket.socket, data: bytes) -> int:
+    """Sends until nothing has been taken for a second; how much was."""
+    sock.settimeout(1)
+    sent = 0
+    with contextlib.suppress(TimeoutError):
+        while sent < len(data):
+            sent += sock.send(data[sent : sent + 65_536])
+    return sent

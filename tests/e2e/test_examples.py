@@ -1,6 +1,5 @@
 """The chat backends that people copy, in Flask, FastAPI and Express: each keeps the same promises in front of the real service."""
 
-import contextlib
 import http.client
 import re
 import socket
@@ -13,7 +12,7 @@ import requests
 
 import chat_backends
 import servers
-from chat_backends import ChatBackend, Relay, Wire, is_problem, send
+from chat_backends import ChatBackend, Relay, Wire, is_problem, log_line, send, send_until_stuck
 from live import Audit, Live
 from pictures import make
 from rawclient import PART, Answer, body_of, connect, head_for, picture, read_answer
@@ -58,16 +57,6 @@ def wire(chat: ChatBackend, service: servers.RunningService) -> Iterator[Wire]:
     """Between the backend and the service, which is down for tests that do not ask for it."""
     with Wire(chat.wire_port, ("127.0.0.1", int(service.url.rpartition(":")[2]))) as running:
         yield running
-
-
-def log_line(service: servers.RunningService, request_id: str) -> dict[str, Any]:
-    """What the service logged about a request; waits for it."""
-
-    def found() -> list[dict[str, Any]]:
-        return [line for line in service.log_lines() if line.get("id") == request_id]
-
-    servers.wait_for(found, 20)
-    return found()[-1]
 
 
 def test_sign_in_upload_read_and_take_back(chat: ChatBackend, wire: Wire, audit: Audit) -> None:
@@ -122,6 +111,17 @@ def test_a_body_without_a_length_goes_on_in_chunks(chat: ChatBackend, wire: Wire
     answer = send(chat.url, iter([whole[:7], whole[7:70_000], whole[70_000:]]), Cookie=chat.cookie)
     assert (answer.status, answer.document["size"]) == (201, len(content))
     assert (wire.lines("Content-Length"), wire.lines("Transfer-Encoding")) == ([], [b"chunked"])
+
+
+def test_a_length_beside_chunks_does_not_go_on(chat: ChatBackend, wire: Wire) -> None:
+    """Two framings could smuggle a second request: Express refuses them, the others keep to the chunks."""
+    body = body_of(make.png())
+    with connect(chat.url) as sock:
+        sock.sendall(head_for(None, chat.cookie, "Content-Length: 3\r\n") + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
+        answer = read_answer(sock)
+    assert answer
+    assert answer.status in (201, 400)
+    assert not wire.lines("Content-Length")
 
 
 def test_the_request_id_is_the_same_everywhere(chat: ChatBackend, wire: Wire, service: servers.RunningService) -> None:
@@ -270,16 +270,6 @@ def test_no_picture_is_held(chat: ChatBackend, wire: Wire) -> None:
         answer = read_answer(sock)
     assert answer
     assert answer.status == 201, answer.body
-
-
-def send_until_stuck(sock: socket.socket, data: bytes) -> int:
-    """Sends until nothing has been taken for a second; how much was."""
-    sock.settimeout(1)
-    sent = 0
-    with contextlib.suppress(TimeoutError):
-        while sent < len(data):
-            sent += sock.send(data[sent : sent + 65_536])
-    return sent
 
 
 def test_no_stream_goes_into_an_old_connection(chat: ChatBackend, wire: Wire) -> None:
