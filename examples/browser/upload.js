@@ -2,9 +2,9 @@
 //   import { upload } from "./upload.js";
 //   const { url } = await upload(file, { onProgress: (share) => { bar.value = share; } });
 
-const TRY_AGAIN = [429, 503]; // answers that name, in Retry-After, when
-const DEFAULT_WAIT_SECONDS = 5; // for an answer that does not
-const LONGEST_WAIT_SECONDS = 60;
+const tryAgain = [429, 503]; // answers that name, in Retry-After, when
+const defaultSeconds = 5; // for an answer that does not
+const longestSeconds = 60;
 
 // What the backend said when it refused: `message` is a sentence for people, `code` is for programs.
 export class UploadRefused extends Error {
@@ -24,9 +24,9 @@ export async function upload(file, { backend = "", attempts = 3, timeout = 600_0
   for (let attempt = 1; ; attempt += 1) {
     const answer = await send(`${backend}/media/upload`, form, timeout, onProgress);
     if (answer.ok) return answer.json();
-    if (attempt === attempts || !TRY_AGAIN.includes(answer.status)) throw new UploadRefused(await problem(answer));
-    const seconds = Number(answer.headers.get("Retry-After") ?? DEFAULT_WAIT_SECONDS) || DEFAULT_WAIT_SECONDS;
-    await new Promise((done) => setTimeout(done, 1000 * Math.min(seconds, LONGEST_WAIT_SECONDS)));
+    if (attempt === attempts || !tryAgain.includes(answer.status)) throw new UploadRefused(await problem(answer));
+    const seconds = Number(answer.headers.get("Retry-After")) || defaultSeconds;
+    await new Promise((done) => setTimeout(done, 1000 * Math.min(seconds, longestSeconds)));
   }
 }
 

@@ -36,7 +36,8 @@ def relay() -> Iterator[Relay]:
 @pytest.fixture(scope="module")
 def service(live: Live, relay: Relay, tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.RunningService]:
     """A service that asks the backend in question whose session it is; no page's origin is allowed there."""
-    environ = {name: value for name, value in live.service.environ.items() if name not in ("PORT", "PUBLIC_BASE_URL", "ALLOWED_ORIGINS")}
+    own = ("PORT", "METRICS_PORT", "PUBLIC_BASE_URL", "ALLOWED_ORIGINS")
+    environ = {name: value for name, value in live.service.environ.items() if name not in own}
     more = {"BACKEND_VERIFY_URL": relay.url, "MAX_UPLOAD_MB": str(LIMIT // MIB), "WORKERS": "1"}
     with servers.running_service(environ | more, tmp_path_factory.mktemp("service")) as running:
         yield running
