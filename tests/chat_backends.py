@@ -59,8 +59,8 @@ class Wire(servers.Pipe):
         self.__exit__()
 
     def _copy(self, source: socket.socket, sink: socket.socket) -> None:
-        onward = sink.getpeername() == self._target
         try:
+            onward = sink.getpeername() == self._target
             while not onward or self.free.wait(60):
                 piece = source.recv(65_536)
                 if not piece:
