@@ -134,7 +134,7 @@ def _buckets_and_sum(totals: list[float], histogram: str) -> tuple[list[tuple[st
 
 
 class CannotListen(Exception):
-    """The metrics' address cannot be had; the text names it and says what to do."""
+    """An address cannot be had; the text names it and says what to do."""
 
 
 class _Listener(ThreadingHTTPServer):

@@ -113,7 +113,7 @@ class Peer:
         keep = False
         try:
             # A server that refuses while it is being sent to hangs up, and what it said is there all the same.
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            with contextlib.suppress(ConnectionError):
                 _send(sock, head, body, seconds, until)
             answer, keep = _receive(io.BufferedReader(_Incoming(sock, min(until, time.monotonic() + seconds))))
         except TimeoutError as exc:

@@ -1,8 +1,8 @@
 """Takes the one file part of a multipart body as it arrives, into a bounded spool.
 
-The body is never held: up to 32 KiB of the file stay in memory, the rest goes to an unlinked temporary file, and
-everything that is not the file is counted and thrown away. The bytes are those that were sent, for every length and
-content and however the network cuts them.
+The body is never held: up to 32 KiB of the file stay in memory, the rest goes to an unlinked temporary file (on Windows one
+that goes with its process), and everything that is not the file is counted and thrown away. The bytes are those that were
+sent, for every length and content and however the network cuts them.
 """
 
 import contextlib

@@ -1,25 +1,24 @@
 """Runs the application: gunicorn on Unix, waitress on Windows; and Werkzeug's threaded server for `dev` on Windows.
 
 Every server joins several ``Cookie`` headers into one value, with a comma that a cookie may also contain. Ours join
-them with a line feed, which no header can contain, so that the application can tell and refuse. (waitress cannot be
-taught that; a second header there becomes part of the first.)
+them with a line feed, which no header can contain, so that the application can tell and refuse.
 """
 
+import contextlib
 import logging
+import signal
+import socket
 import sys
-from typing import TYPE_CHECKING
+from typing import NoReturn
 
 from flask import Flask
-from werkzeug.serving import WSGIRequestHandler, make_server
 
-from media_storage import metrics
+from media_storage import metrics, server_werkzeug
 from media_storage.app import create_app
+from media_storage.metrics import CannotListen
 from media_storage.settings import Settings
 
-if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIEnvironment
-
-THREADS_ON_WINDOWS = 64
+BACKLOG = 128  # connections that may wait to be accepted
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +28,7 @@ class ServerMissing(Exception):
 
 
 def serve(settings: Settings) -> None:
-    """Serves until the process is told to stop. Raises ServerMissing, CannotListen, or OSError when the port is taken."""
+    """Serves until the process is told to stop. Raises ServerMissing or CannotListen; gunicorn exits the process when the port is taken."""
     if sys.platform != "win32":
         from media_storage import server_unix  # noqa: PLC0415 - gunicorn cannot be imported on Windows
 
@@ -41,17 +40,19 @@ def serve(settings: Settings) -> None:
 def serve_on_waitress(settings: Settings) -> None:
     """Serves with waitress: it reads a whole body before the application sees the request. Raises ServerMissing or CannotListen."""
     try:
-        import waitress  # noqa: PLC0415 - only here, and only where it is installed
-    except ImportError as exc:
+        from media_storage import server_waitress  # noqa: PLC0415 - only where waitress is installed
+    except ModuleNotFoundError as exc:
         raise ServerMissing("On Windows `serve` needs waitress: pip install waitress. (`dev` runs without it.)") from exc
-    waitress.serve(_measured_app(settings), host=settings.host, port=settings.port, threads=THREADS_ON_WINDOWS, ident=None)
+    interrupt_on_signals()
+    with contextlib.suppress(KeyboardInterrupt):
+        server_waitress.serve(_measured_app(settings), settings, _listener(settings))
 
 
 def serve_threaded(settings: Settings) -> None:
-    """Serves with Werkzeug's threaded server: for development where gunicorn does not exist."""
-    server = make_server(settings.host, settings.port, _measured_app(settings), threaded=True, request_handler=_Handler)
-    log.info("listening on http://%s:%d", settings.host, settings.port)
-    server.serve_forever()
+    """Serves with Werkzeug's threaded server: for development where gunicorn does not exist. Raises CannotListen."""
+    interrupt_on_signals()
+    with contextlib.suppress(KeyboardInterrupt):
+        server_werkzeug.serve(_measured_app(settings), settings, _listener(settings))
 
 
 def _measured_app(settings: Settings) -> Flask:
@@ -62,16 +63,23 @@ def _measured_app(settings: Settings) -> Flask:
     return create_app(settings, board.meter())
 
 
-class _Handler(WSGIRequestHandler):
-    protocol_version = "HTTP/1.1"
+def interrupt_on_signals() -> None:
+    """Makes the ways a terminal or a supervisor ends a process look like Ctrl-C, so that it ends in order."""
 
-    def make_environ(self) -> "WSGIEnvironment":
-        environ = super().make_environ()
-        environ["RAW_URI"] = self.requestline.split(" ")[1]  # http.server makes one slash of // at its start
-        cookies = self.headers.get_all("Cookie", [])
-        if len(cookies) > 1:
-            environ["HTTP_COOKIE"] = "\n".join(cookies)
-        return environ
+    def interrupt(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
 
-    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        """Silent: the application writes a line of its own."""
+    for name in ("SIGTERM", "SIGHUP", "SIGBREAK"):
+        if number := getattr(signal, name, None):
+            signal.signal(number, interrupt)
+
+
+def _listener(settings: Settings) -> socket.socket:
+    """Listens. Not left to the servers, which on Windows would share a port that another program listens on."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        listener = socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
+    except OSError as exc:
+        raise CannotListen(f"Cannot listen on {settings.host}, port {settings.port} (HOST, PORT): {exc.strerror or exc}") from exc
+    log.info("listening on %s, port %d", settings.host, settings.port)
+    return listener

@@ -4,9 +4,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import requests
 
 import servers
+
+STORES = ["seaweedfs", "minio", "moto"]
+
+
+def on_every_server(*stores: str) -> pytest.MarkDecorator:
+    """The mark of a module whose tests run with our own server before these stores, and with Windows' servers before the first of them.
+
+    So that, of what Windows runs, the system alone is left untested.
+    """
+    others = [server for server in servers.WINDOWS_SERVERS if server != servers.OWN_SERVER]
+    pairs = [(store, servers.OWN_SERVER) for store in stores] + [(stores[0], server) for server in others]
+    return pytest.mark.parametrize(("store", "server"), pairs, indirect=True, scope="session")
 
 
 @dataclass

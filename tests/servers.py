@@ -1,6 +1,7 @@
 """Real servers on loopback for the tests: the three stores, a chat backend with faults, and the service itself."""
 
 import contextlib
+import importlib.util
 import json
 import os
 import random
@@ -31,6 +32,12 @@ START_SECONDS = 60.0
 PORTS = range(29_100, 32_700)
 # Of SeaweedFS: not those that `dev` chooses, nor those of another process of the tests.
 INNER_PORTS = 10_100 + os.getpid() % 370 * 50
+WINDOWS_SERVERS = ("werkzeug", "waitress")
+# What `serve` runs on here; on Windows waitress is not always installed, and then the tests make do with what `dev` has.
+HAS_WAITRESS = importlib.util.find_spec("waitress") is not None
+NO_WAITRESS = "waitress is not here: conda-forge's records lack it, pip has it"
+OWN_SERVER = "gunicorn" if sys.platform != "win32" else "waitress" if HAS_WAITRESS else "werkzeug"
+SERVE_ON = Path(__file__).parent / "serve_on.py"
 
 
 def free_port() -> int:
@@ -186,18 +193,24 @@ class RunningService:
         return {name: float(value) for name, _, value in lines}
 
     def log_lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.log_file.read_text().splitlines() if line.startswith("{")]
+        return [json.loads(line) for line in self.log_file.read_text(encoding="utf-8").splitlines() if line.startswith("{")]
 
 
 @contextlib.contextmanager
-def running_service(environ: dict[str, str], folder: Path) -> Iterator[RunningService]:
-    """`media-storage serve` in an empty working directory, on free ports unless `environ` names them."""
+def running_service(environ: dict[str, str], folder: Path, server: str = OWN_SERVER) -> Iterator[RunningService]:
+    """`media-storage serve` in an empty working directory, on free ports unless `environ` names them.
+
+    With one of `WINDOWS_SERVERS` the service runs on that instead, on any system; the test is skipped where it is not installed.
+    """
+    if server == "waitress" and not HAS_WAITRESS:
+        pytest.skip(NO_WAITRESS)
+    program = [str(SERVE_ON), server] if server in WINDOWS_SERVERS else ["-m", "media_storage", "serve"]
     folder.mkdir(parents=True, exist_ok=True)
     port = environ.get("PORT") or str(free_port())
     url = f"http://127.0.0.1:{port}"
     own = {"HOST": "127.0.0.1", "PORT": port, "PUBLIC_BASE_URL": url, "METRICS_PORT": str(free_port()), "LOG_FORMAT": "json"}
     whole = {**own, **environ}
-    piece = Piece("the service", [sys.executable, "-m", "media_storage", "serve"], whole, folder / "service.log", cwd=folder)
+    piece = Piece("the service", [sys.executable, *program], whole, folder / "service.log", cwd=folder)
     try:
         piece.wait_until(lambda: answers(f"{url}/healthz"), START_SECONDS)
         yield RunningService(url, piece.pid, folder / "service.log", piece, whole)
@@ -212,12 +225,16 @@ def answers(url: str) -> bool:
         return False
 
 
+def bare_environ() -> dict[str, str]:
+    """This process's environment without a configuration of the service."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("MINIO_", "BACKEND_"))}
+
+
 def media_storage(*arguments: str, environ: dict[str, str], folder: Path) -> subprocess.CompletedProcess[str]:
     """Runs the command to its end, in `folder`, with nothing of this process's own configuration."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith(("MINIO_", "BACKEND_"))}
     return subprocess.run(
         [sys.executable, "-m", "media_storage", *arguments],
-        env={**own, **environ},
+        env={**bare_environ(), **environ},
         cwd=folder,
         capture_output=True,
         text=True,

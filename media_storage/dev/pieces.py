@@ -1,6 +1,8 @@
 """Processes that `dev` starts and must not leave behind."""
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -66,12 +68,26 @@ class Piece:
     def stop(self) -> None:
         """Asks the process to end, and ends it when it does not."""
         if self._process.poll() is None:
-            self._process.terminate()
+            self._ask_to_end()
         try:
             self._process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+    def _ask_to_end(self) -> None:
+        # On Windows terminate() ends only the one process, at once; a group can be sent Ctrl-Break, where there is a console.
+        if sys.platform == "win32":
+            with contextlib.suppress(OSError):
+                self._process.send_signal(signal.CTRL_BREAK_EVENT)
+                return
+        self._process.terminate()
+
+    def status(self, seconds: float) -> int | None:
+        """The exit status, once the process has ended; None when it is still running after so long."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(seconds)
+        return self._process.poll()
 
     def send_signal(self, number: int) -> None:
         """Sends the process a signal."""

@@ -1,12 +1,10 @@
 """`media-storage dev`: uses what is configured, else what already answers, else starts it; then stops what it started."""
 
-import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
 
 import click
 import requests
@@ -15,6 +13,7 @@ from media_storage import settings
 from media_storage.dev import store as embedded
 from media_storage.dev.pieces import Piece, PieceDied
 from media_storage.errors import StoreUnavailable
+from media_storage.server import interrupt_on_signals
 from media_storage.settings import Settings
 from media_storage.storage import Store, warn_if_listable
 from media_storage.version import __version__
@@ -45,7 +44,7 @@ class Plan:
 def run(environ: Mapping[str, str]) -> int:
     """Runs until Ctrl-C (status 0) or until a piece dies (1); 2 when it cannot start. Raises SettingsError."""
     pieces: list[Piece] = []
-    _stop_on_signals()
+    interrupt_on_signals()
     try:
         found, plan = _plan(environ)
         click.echo(f"media-storage {__version__}")
@@ -68,17 +67,6 @@ def run(environ: Mapping[str, str]) -> int:
     finally:
         for piece in reversed(pieces):
             piece.stop()
-
-
-def _stop_on_signals() -> None:
-    """Makes the ways a terminal or a supervisor ends a process look like Ctrl-C, so that the pieces are stopped too."""
-
-    def interrupt(*_: object) -> NoReturn:
-        raise KeyboardInterrupt
-
-    for name in ("SIGTERM", "SIGHUP", "SIGBREAK"):
-        if number := getattr(signal, name, None):
-            signal.signal(number, interrupt)
 
 
 def _plan(environ: Mapping[str, str]) -> tuple[Settings, Plan]:

@@ -6,22 +6,25 @@ from contextlib import ExitStack
 import pytest
 
 import servers
-from live import Audit, Live, Site
+from live import STORES, Audit, Live, Site
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out, for some stores, what would prove nothing there. The markers say why."""
-    pointless = [
-        item
-        for item in items
-        if (item.get_closest_marker("not_on_moto") and "[moto" in item.name)
-        or (item.get_closest_marker("beside_minio") and "[seaweedfs" in item.name)
-    ]
-    config.hook.pytest_deselected(items=pointless)
-    items[:] = [item for item in items if item not in pointless]
+    """Leaves out, for some stores and servers, what would prove nothing there or cannot be. The markers say why."""
+    left_out = {id(item) for item in items if _is_left_out(item)}
+    config.hook.pytest_deselected(items=[item for item in items if id(item) in left_out])
+    items[:] = [item for item in items if id(item) not in left_out]
 
 
-STORES = ["seaweedfs", "minio", "moto"]
+def _is_left_out(item: pytest.Item) -> bool:
+    params: dict[str, object] = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    store, server = params.get("store"), params.get("server")
+    return bool(
+        (store == "moto" and item.get_closest_marker("not_on_moto"))
+        or (params.get("rig", store) == "seaweedfs" and item.get_closest_marker("beside_minio"))
+        or (server not in (None, servers.OWN_SERVER) and item.get_closest_marker("on_one_server"))
+        or any(server in marker.args for marker in item.iter_markers("not_on"))
+    )
 
 
 @pytest.fixture(scope="session", params=STORES)
@@ -38,7 +41,15 @@ def backend() -> Iterator[servers.ChatBackend]:
 
 
 @pytest.fixture(scope="session")
-def live(store: servers.RunningStore, backend: servers.ChatBackend, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+def server(request: pytest.FixtureRequest) -> str:
+    """What `media-storage serve` runs on; in a module that is marked `on_every_server`, each server has its turn."""
+    return str(getattr(request, "param", servers.OWN_SERVER))
+
+
+@pytest.fixture(scope="session")
+def live(
+    store: servers.RunningStore, backend: servers.ChatBackend, server: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Live]:
     folder = tmp_path_factory.mktemp("service")
     spool_folder = folder / "spool"
     spool_folder.mkdir()
@@ -51,7 +62,7 @@ def live(store: servers.RunningStore, backend: servers.ChatBackend, tmp_path_fac
     }
     made = servers.media_storage("init-bucket", environ=environ, folder=folder)
     assert made.returncode == 0, made.stderr
-    with servers.running_service(environ, folder) as service:
+    with servers.running_service(environ, folder, server) as service:
         yield Live(store, backend, service, spool_folder)
 
 

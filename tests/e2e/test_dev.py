@@ -56,7 +56,7 @@ class Dev:
 
     @property
     def text(self) -> str:
-        return self._log.read_text()
+        return self._log.read_text(encoding="utf-8")
 
     def wait_until_ready(self) -> None:
         servers.wait_for(lambda: "Ctrl-C stops" in self.text or self.process.poll() is not None)

@@ -16,7 +16,6 @@ The numbers in the docstrings are those of a list of faults; its other rows stan
 import concurrent.futures
 import contextlib
 import os
-import resource
 import shutil
 import signal
 import socket
@@ -55,6 +54,7 @@ from rig import GROWTH, MIB, Rig, running_rig
 
 if sys.platform != "linux":
     pytest.skip("looks at processes through /proc", allow_module_level=True)
+import resource  # which Windows lacks
 
 STORE_SECONDS, BACKEND_SECONDS = 2, 1  # the rig's timeouts
 FORGET_SECONDS = 2  # more, for taking back what may have been stored

@@ -15,10 +15,10 @@ import psutil
 import pytest
 
 import servers
-from live import Audit, Live
+from live import Audit, Live, on_every_server
 from pictures import make
 
-pytestmark = pytest.mark.parametrize("store", ["seaweedfs"], indirect=True, scope="session")  # none of this gets as far as a store
+pytestmark = on_every_server("seaweedfs")  # none of this gets as far as a store
 
 MIB = 1_048_576
 SECONDS = 1.0
@@ -75,7 +75,8 @@ def abuse(live: Live, request: bytes) -> Seen:
 
 
 def workers(live: Live) -> list[psutil.Process]:
-    return psutil.Process(live.service.pid).children()
+    service = psutil.Process(live.service.pid)
+    return service.children() or [service]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -155,9 +156,10 @@ def test_a_body_of_doubtful_length_is_refused(live: Live, audit: Audit, name: st
     assert len(seen.statuses) == 1
     assert 400 <= seen.statuses[0] < 500
     assert not audit.new_keys()
-    assert hidden not in live.service.log_file.read_text()
+    assert hidden not in live.service.log_file.read_text(encoding="utf-8")
 
 
+@pytest.mark.not_on("werkzeug", reason="it closes each connection after its answer")
 def test_an_honest_body_is_followed_by_the_next_request(live: Live) -> None:
     """What the tests above would see if something got through: both requests are answered."""
     following = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
@@ -165,6 +167,7 @@ def test_an_honest_body_is_followed_by_the_next_request(live: Live) -> None:
         assert abuse(live, HEAD + framing + following).statuses == [201, 200]
 
 
+@pytest.mark.not_on("werkzeug", reason="it closes each connection after its answer")
 @pytest.mark.parametrize("framing", ["length", "chunked"])
 def test_requests_that_come_in_one_piece_are_all_answered(live: Live, framing: str) -> None:
     """What was read together with the body before it waits for nobody: the client need not say more, nor close."""
@@ -206,7 +209,7 @@ CHUNKS = {
 
 
 @pytest.mark.parametrize("name", CHUNKS)
-@pytest.mark.parametrize("user", ["alice", "nobody"])
+@pytest.mark.parametrize("user", ["alice", pytest.param("nobody", marks=pytest.mark.not_on("waitress", reason="it reads the body first"))])
 def test_bad_chunks_are_refused(live: Live, audit: Audit, name: str, user: str) -> None:
     """400, or 401 and the rest is thrown away, at the latest when the client has no more to say; nothing is stored."""
     head = HEAD.replace(b"alice", user.encode())
@@ -287,6 +290,8 @@ def test_requests_that_are_only_odd(live: Live, name: str) -> None:
 
 # --- the parts of a multipart body ---
 
+parser_alone = pytest.mark.on_one_server("the parser is the same behind every server")
+
 
 def upload(live: Live, body: bytes) -> Seen:
     """One upload of these bytes."""
@@ -315,6 +320,7 @@ BODIES = {
 }
 
 
+@parser_alone
 @pytest.mark.parametrize("name", BODIES)
 def test_multipart_bodies_that_only_cost(live: Live, audit: Audit, name: str) -> None:
     """400, as soon as it is too much; nothing is stored."""
@@ -333,6 +339,7 @@ FILLERS = {
 }
 
 
+@parser_alone
 @pytest.mark.parametrize("name", FILLERS)
 def test_files_that_look_like_boundaries(live: Live, audit: Audit, name: str) -> None:
     """9 MB that give the parser the most to do are an upload as any other."""
@@ -344,6 +351,7 @@ def test_files_that_look_like_boundaries(live: Live, audit: Audit, name: str) ->
     assert live.stored(key).content == content
 
 
+@parser_alone
 def test_a_body_whose_boundary_is_made_of_hyphens(live: Live, audit: Audit) -> None:
     """The longest boundary, of the character that it is led in by, in a file of nothing else."""
     boundary = b"-" * 69 + b"x"
@@ -383,6 +391,7 @@ NAMES = {
 }
 
 
+@parser_alone
 @pytest.mark.parametrize("name", NAMES)
 def test_file_names_leave_no_trace(live: Live, audit: Audit, name: str) -> None:
     """201 or 400; what the name was is neither in the key nor in the answer, the log or what the store says of the object."""
@@ -401,6 +410,7 @@ def test_file_names_leave_no_trace(live: Live, audit: Audit, name: str) -> None:
     assert b"NAMENAME" not in text
 
 
+@parser_alone
 @pytest.mark.parametrize(
     "names", [b'name="file\0"', b'name="FILE"', b'name="fi\r\nle"', b"name*=utf-8''file", b'name=""', b"", b'name="../file"']
 )
@@ -421,6 +431,7 @@ def spools(live: Live) -> list[str]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files are looked up in /proc")
+@pytest.mark.not_on("waitress", reason="it keeps the whole body, on disk, before the application sees the request")
 def test_strangers_fill_neither_memory_nor_disk(live: Live, audit: Audit) -> None:
     """A hundred bodies of 10 MB without a session that the backend knows: all are 401, and none of it is kept anywhere."""
     body = part(b'name="file"; filename="a.png"', make.png(after=bytes(10_000_000))) + END

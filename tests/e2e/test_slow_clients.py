@@ -1,7 +1,6 @@
 """Clients that take their time, on purpose or not: each is cut in time, and none stops the others."""
 
 import contextlib
-import resource
 import socket
 import sys
 import threading
@@ -21,6 +20,7 @@ from rig import MIB, Rig, running_rig
 
 if sys.platform != "linux":
     pytest.skip("looks at processes through /proc", allow_module_level=True)
+import resource  # which Windows lacks
 
 GET = f"GET /media/uploads/7/{UUID}.jpg HTTP/1.1\r\nHost: x\r\n".encode()
 FLOOR_SECONDS = 20  # what a body's speed is averaged over
