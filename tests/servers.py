@@ -43,9 +43,7 @@ SERVE_ON = Path(__file__).parent / "serve_on.py"
 def free_port() -> int:
     """A port that nobody listens on now, and that no outgoing connection takes before its server does."""
     for port in random.sample(PORTS, len(PORTS)):
-        with socket.socket() as sock, contextlib.suppress(OSError):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind(("127.0.0.1", port))
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):  # which does not share it, on Windows either
             return port
     raise AssertionError("no port is free")
 
