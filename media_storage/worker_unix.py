@@ -219,7 +219,7 @@ class Worker(BaseWorker):
         """Answers the request whose head was read, here or in a thread."""
         try:
             req = conn.parse(self.cfg)
-            if req.method in ("GET", "HEAD") and req.path.startswith(ANSWERED_HERE) and req.body.reader.length == 0:
+            if req.method in ("GET", "HEAD") and req.path.startswith(ANSWERED_HERE) and _has_no_body(req):
                 if not self._answer(req, conn, socket.MSG_DONTWAIT):
                     self._close(conn)
                 elif conn.next_request():
@@ -301,6 +301,10 @@ class Worker(BaseWorker):
     def _interrupt_bodies(self) -> None:
         for body in list(self._bodies):
             body.interrupt()
+
+
+def _has_no_body(req: Any) -> bool:
+    return getattr(req.body.reader, "length", None) == 0  # gunicorn's reader of chunks has none
 
 
 def _join_cookies(req: Any) -> None:
