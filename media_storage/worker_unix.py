@@ -94,7 +94,7 @@ class Output:
         self.sendall = self._parts.append
 
     def send(self, data: bytes) -> int:
-        return self._sock.send(data)
+        return self._sock.send(data, self._flags)
 
     def flush(self) -> None:
         """Raises OSError when the client does not take the whole answer."""
