@@ -47,6 +47,7 @@ class Connection:
         self.server = server
         self.unreader = SocketUnreader(sock)
         self.requests = 0
+        self.queued = False  # the loop has yet to answer a request that was read
         self.deadline = time.monotonic() + KEEPALIVE_SECONDS
         self._tail = b""
 
@@ -136,7 +137,9 @@ class Worker(BaseWorker):
             for key, _ in self._selector.select(0 if self._ready else 1):
                 key.data()
             for _ in range(len(self._ready)):
-                self._serve(self._ready.popleft())
+                conn = self._ready.popleft()
+                conn.queued = False
+                self._serve(conn)
         self._stop_accepting()
         for conn in list(self._watched.values()):
             self._close(conn)
@@ -202,6 +205,8 @@ class Worker(BaseWorker):
         util.close(conn.sock)
 
     def _read(self, conn: Connection) -> None:
+        if conn.queued:
+            return  # it has said enough for now
         try:
             data = conn.sock.recv(HEAD_READ_BYTES, socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -223,6 +228,7 @@ class Worker(BaseWorker):
                 if not self._answer(req, conn, socket.MSG_DONTWAIT):
                     self._close(conn)
                 elif conn.next_request():
+                    conn.queued = True
                     self._ready.append(conn)
                 return
         except Exception as exc:  # whatever is wrong with one request, the loop goes on
