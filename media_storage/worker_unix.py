@@ -246,13 +246,13 @@ class Worker(BaseWorker):
             while keep and self.alive and conn.next_request():
                 keep = self._answer_with_body(conn.parse(self.cfg), conn)
             if keep and self.alive:
+                self._busy.discard(conn)  # before the loop may hand it to another thread
                 self._watch(conn)
-            else:
-                self._close(conn)
+                return
+            self._close(conn)
         except Exception as exc:
             self._refuse(conn, exc)
-        finally:
-            self._busy.discard(conn)
+        self._busy.discard(conn)
 
     def _answer_with_body(self, req: Any, conn: Connection) -> bool:
         body = req.body = Body(req, conn.sock, self.pace)
