@@ -180,6 +180,7 @@ class Worker(BaseWorker):
     def _accept(self, listener: socket.socket) -> None:
         try:
             sock, client = listener.accept()
+            sock.setblocking(True)  # macOS hands the listener's mode on
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_SECONDS, 0))
         except OSError as exc:
             if exc.errno in _NO_ROOM:
