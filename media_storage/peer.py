@@ -26,6 +26,7 @@ LINE_BYTES = 65_536
 MAX_HEADERS = 100
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: [^\r\n]*)?\r?\n")
+_LENGTH = re.compile(rb"[0-9]{1,18}")
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[^\r\n]*)?\r?\n")
 
 
@@ -208,16 +209,16 @@ def _headers(file: io.BufferedReader) -> dict[bytes, bytes]:
 
 def _body(file: io.BufferedReader, status: int, headers: dict[bytes, bytes]) -> tuple[bytes, bool]:
     """The body, as far as `Answer` holds it, and whether that is all."""
-    length = headers.get(b"content-length", b"")
     if status in (204, 304):
         return b"", True
     if b"transfer-encoding" in headers:
         if headers[b"transfer-encoding"].lower() != b"chunked":
             raise Malformed("the answer's transfer coding is unknown")
         return _chunks(file)
-    if not length:
+    length = headers.get(b"content-length")
+    if length is None:
         return file.read(BODY_BYTES + 1), False  # until the connection ends
-    if not length.isdigit():
+    if not _LENGTH.fullmatch(length):
         raise Malformed("the answer's length is no number")
     wanted = min(int(length), BODY_BYTES + 1)
     return _exactly(file, wanted), wanted == int(length)
