@@ -63,11 +63,11 @@ class Peer:
     """The server of `url`. Safe to share between threads, not between processes. Follows no redirect, keeps no cookie, heeds no proxy."""
 
     def __init__(self, url: str) -> None:
+        self._kept: list[socket.socket] = []
         parts = urlsplit(url)
         self._host = {"Host": parts.netloc}
         self._address = parts.hostname or "", parts.port or {"http": 80, "https": 443}[parts.scheme]
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
-        self._kept: list[socket.socket] = []
 
     def __del__(self) -> None:
         for sock in self._kept:
@@ -81,13 +81,17 @@ class Peer:
         `seconds` bounds connecting, each block sent, and the whole answer; `until` (monotonic time) all of it. Raises CallFailed.
         """
         headers = {**self._host, **headers}
-        head = "".join((f"{method} {target} HTTP/1.1\r\n", *(f"{name}: {value}\r\n" for name, value in headers.items()), "\r\n"))
-        if not head.count("\r") == head.count("\n") == len(headers) + 2:
+        text = "".join((f"{method} {target} HTTP/1.1\r\n", *(f"{name}: {value}\r\n" for name, value in headers.items()), "\r\n"))
+        if not text.count("\r") == text.count("\n") == len(headers) + 2:
             raise Malformed("a header cannot hold a line break")
+        try:
+            head = text.encode("latin-1")
+        except UnicodeEncodeError as exc:
+            raise Malformed("a header cannot hold characters beyond latin-1") from exc
         for last_try in (False, True):
             sock = self._connection(min(seconds, until - time.monotonic()), new=last_try)
             try:
-                return self._exchange(sock, head.encode("latin-1"), body, seconds, until)
+                return self._exchange(sock, head, body, seconds, until)
             except Broken:
                 if last_try:
                     raise
@@ -195,7 +199,7 @@ def _line(file: io.BufferedReader) -> bytes:
 def _headers(file: io.BufferedReader) -> dict[bytes, bytes]:
     """Names in lower case."""
     headers: dict[bytes, bytes] = {}
-    for _ in range(MAX_HEADERS):
+    for _ in range(MAX_HEADERS + 1):
         line = _line(file)
         if line in (b"\r\n", b"\n"):
             return headers
@@ -236,7 +240,8 @@ def _chunks(file: io.BufferedReader) -> tuple[bytes, bool]:
             return body, True
         body += _exactly(file, min(size, BODY_BYTES + 1 - len(body)))
         if len(body) <= BODY_BYTES:
-            _line(file)
+            if _line(file) not in (b"\r\n", b"\n"):
+                raise Malformed("a chunk is longer than it says")
     return body, False
 
 
