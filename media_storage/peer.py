@@ -102,7 +102,7 @@ class Peer:
         while not new and self._kept:
             with contextlib.suppress(IndexError):  # another thread was quicker
                 sock = self._kept.pop()
-                if not wait_for_read(sock, timeout=0):  # what is readable before it was asked has ended, or says too much
+                if not _speaks(sock):
                     return sock
                 sock.close()
         if seconds <= 0:
@@ -120,7 +120,7 @@ class Peer:
             # A server that refuses while it is being sent to hangs up, and what it said is there all the same.
             with contextlib.suppress(ConnectionError):
                 _send(sock, head, body, seconds, until)
-            answer, keep = _receive(io.BufferedReader(_Incoming(sock, min(until, time.monotonic() + seconds))))
+            answer, keep = _receive(_Incoming(sock, min(until, time.monotonic() + seconds)))
         except TimeoutError as exc:
             raise TooLate("the answer was not whole in time") from exc
         except OSError as exc:
@@ -131,6 +131,11 @@ class Peer:
             else:
                 sock.close()
         return answer
+
+
+def _speaks(sock: socket.socket) -> bool:
+    """Whether there is something to read before anything was asked: the connection's end, or what belongs to no answer."""
+    return wait_for_read(sock, timeout=0) or (isinstance(sock, ssl.SSLSocket) and sock.pending() > 0)
 
 
 def _send(sock: socket.socket, head: bytes, body: BinaryIO | None, seconds: float, until: float) -> None:
@@ -156,11 +161,14 @@ class _Incoming(io.RawIOBase):
     def __init__(self, sock: socket.socket, deadline: float) -> None:
         self._sock = sock
         self._deadline = deadline
+        self.over = False  # nothing more is to be received
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # typeshed's Buffer is 3.12's
+        if self.over:
+            return 0
         remaining = self._deadline - time.monotonic()
         if remaining <= 0:
             raise TimeoutError("the answer was not complete in time")
@@ -169,8 +177,9 @@ class _Incoming(io.RawIOBase):
         return self._sock.recv_into(buffer)
 
 
-def _receive(file: io.BufferedReader) -> tuple[Answer, bool]:
+def _receive(incoming: _Incoming) -> tuple[Answer, bool]:
     """The answer, and whether the connection may be used again. Raises CallFailed or OSError."""
+    file: io.BufferedReader = io.BufferedReader(incoming)
     status = 100
     while status < 200:  # interim ones
         match = _STATUS_LINE.fullmatch(_line(file))
@@ -185,7 +194,9 @@ def _receive(file: io.BufferedReader) -> tuple[Answer, bool]:
         if status == 200:
             raise
         body, whole = b"", False  # the status says it all
-    return Answer(status, headers.get(b"content-encoding", b"").decode("latin-1").lower(), body), whole and not close
+    incoming.over = True
+    keep = whole and not close and not file.peek()  # what came with the answer belongs to none
+    return Answer(status, headers.get(b"content-encoding", b"").decode("latin-1").lower(), body), keep
 
 
 def _line(file: io.BufferedReader) -> bytes:
@@ -239,9 +250,8 @@ def _chunks(file: io.BufferedReader) -> tuple[bytes, bool]:
             _headers(file)  # trailers
             return body, True
         body += _exactly(file, min(size, BODY_BYTES + 1 - len(body)))
-        if len(body) <= BODY_BYTES:
-            if _line(file) not in (b"\r\n", b"\n"):
-                raise Malformed("a chunk is longer than it says")
+        if len(body) <= BODY_BYTES and _line(file) not in (b"\r\n", b"\n"):
+            raise Malformed("a chunk is longer than it says")
     return body, False
 
 
