@@ -118,7 +118,7 @@ class Peer:
         keep = False
         try:
             # A server that refuses while it is being sent to hangs up, and what it said is there all the same.
-            with contextlib.suppress(ConnectionError):
+            with contextlib.suppress(ConnectionError, ssl.SSLEOFError):
                 _send(sock, head, body, seconds, until)
             answer, keep = _receive(_Incoming(sock, min(until, time.monotonic() + seconds)))
         except TimeoutError as exc:
