@@ -17,7 +17,7 @@ from gunicorn.http import body as framing
 from gunicorn.http.unreader import SocketUnreader
 
 from media_storage import body_unix
-from media_storage.body_unix import Body, Head, Pace
+from media_storage.body_unix import Body, Pace
 from media_storage.errors import ShuttingDown, UploadTimeout
 
 
@@ -233,21 +233,6 @@ def test_a_body_can_be_interrupted(pair: tuple[socket.socket, socket.socket]) ->
     near.sendall(b"HTTP/1.1 503 ")
     assert far.recv(100).startswith(b"HTTP/1.1 503")
     timer.join()
-
-
-def test_headers_that_do_not_come_end_the_connection(pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A deadline for the whole of them: bytes now and then do not extend it."""
-    monkeypatch.setattr(body_unix, "HEAD_SECONDS", 0.4)
-    near, far = pair
-    stop = threading.Event()
-    thread = drip(far, stop)
-    head = Head(near)
-    began = time.monotonic()
-    while head.recv(8192):
-        pass
-    assert 0.3 < time.monotonic() - began < 1
-    stop.set()
-    thread.join()
 
 
 def test_tiny_chunks_are_allowed_only_in_small_numbers() -> None:

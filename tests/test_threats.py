@@ -151,7 +151,7 @@ THREATS = {
         (
             "test_body_unix.py::test_a_body_under_the_floor_is_refused",
             "test_body_unix.py::test_a_body_has_a_time_limit_as_a_whole",
-            "test_body_unix.py::test_headers_that_do_not_come_end_the_connection",
+            "test_worker_unix.py::test_a_head_that_does_not_come_ends_the_connection",
             "e2e/test_slow_clients.py::test_whoever_is_too_slow_is_cut_in_time_and_others_are_served",
             "e2e/test_slow_clients.py::test_clients_that_linger_or_idle_do_not_stop_others",
         ),
