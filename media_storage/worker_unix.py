@@ -270,9 +270,9 @@ class Worker(BaseWorker):
         output = Output(conn.sock, flags)
         response, environ = wsgi.create(req, output, conn.client, conn.server, self.cfg)
         environ["wsgi.multithread"] = True
-        if not self.alive or len(self._watched) > IDLE_CONNECTIONS:
-            response.force_close()
         pieces = self.wsgi(environ, response.start_response)
+        if not self.alive or len(self._watched) > IDLE_CONNECTIONS:  # as it is now: an upload may have taken minutes
+            response.force_close()
         try:
             for piece in pieces:
                 response.write(piece)
