@@ -178,12 +178,20 @@ def test_a_server_that_refuses_before_it_has_read_is_heard(serve: Serve, kind: s
 
 # --- time ---
 
+
+def talk_on(sock: socket.socket, _request: Request) -> None:
+    """Interim answers as fast as they are taken."""
+    while True:
+        sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n" * 1000)
+
+
 SLOW: dict[str, Script] = {
     "nothing": stop(b""),
     "status line": trickle(b"", b"HTTP/1.1 200 OK" + b"!" * 100),
     "headers": trickle(HEAD, b"X-A: b\r\n" * 20),
     "one long header": trickle(HEAD + b"X-A: ", b"a" * 100),
     "interim answers": trickle(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 5),
+    "interim answers without an end": talk_on,
     "body": trickle(HEAD + b"Content-Length: 100\r\n\r\n", b"a" * 100),
     "body without a length": trickle(HEAD + b"\r\n", b"a" * 100),
     "chunks": trickle(CHUNKED, b"1\r\na\r\n" * 20),
@@ -265,13 +273,27 @@ def test_a_late_answer_is_nobodys() -> None:
 
 def test_until_bounds_all_of_a_call() -> None:
     """However much time each step may have: a slow answer, and the second try after a first that took most of it."""
-    for seconds, asked in ((5.0, 1), (0.7, 2)):
-        with serving(after(seconds, b"")) as server:
+    for answer, connections in ((trickle(HEAD, b"X: " + b"y" * 200), 1), (after(0.7, b""), 2)):
+        with serving(answer) as server:
             began = time.monotonic()
             with pytest.raises(TooLate):
                 Peer(server.url).call("GET", "/", {}, 10, until=time.monotonic() + 1)
-            assert time.monotonic() - began < 2
-            assert server.connections == asked
+            assert time.monotonic() - began < 1 + LATE
+            assert server.connections == connections
+
+
+def test_the_last_wait_is_no_longer_than_what_is_left() -> None:
+    """An answer that stops just before its time is over does not get the same time once more."""
+
+    def stop_late(sock: socket.socket, request: Request) -> None:
+        trickle(HEAD, b"X: " + b"y" * 22)(sock, request)  # type: ignore[operator]
+        time.sleep(5)
+
+    with serving(stop_late) as server:
+        began = time.monotonic()
+        with pytest.raises(TooLate):
+            get(Peer(server.url), 1.5)
+        assert time.monotonic() - began < 2.5
 
 
 def test_a_call_whose_time_is_over_is_not_made() -> None:
@@ -613,11 +635,19 @@ def test_interim_answers_are_passed_over() -> None:
         assert server.connections == 1
 
 
+def in_two(sock: socket.socket, _request: Request) -> bytes:
+    """What is read of a large chunk, and the rest of it later."""
+    sock.sendall(CHUNKED + b"f4240\r\n" + b"a" * (BODY_BYTES + 1))
+    time.sleep(0.2)
+    return b"a" * (1_000_000 - BODY_BYTES - 1) + b"\r\n0\r\n\r\n"
+
+
 LARGE: dict[str, Script] = {
     "one byte too many": whole(b"a" * (BODY_BYTES + 2)),
     "5 MB": whole(b"a" * 5_000_000),
     "one chunk": in_chunks(b"a" * 5_000_000),
     "chunks": in_chunks(*[b"a" * 10_000] * 500),
+    "one chunk in two pieces": in_two,
     "without an end": ending(HEAD + b"\r\n" + b"a" * 5_000_000),
     "and cut later": ending(HEAD + b"Content-Length: 5000000\r\n\r\n" + b"a" * 100_000),
 }
