@@ -25,7 +25,7 @@ from media_storage.errors import ShuttingDown, UploadTimeout
 def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
     near, far = socket.socketpair()
     with near, far:
-        near.settimeout(10)
+        far.settimeout(10)  # the near one has none, as those that the worker accepts
         yield near, far
 
 

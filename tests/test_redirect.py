@@ -10,6 +10,7 @@ from urllib.parse import unquote_to_bytes
 import pytest
 
 from media_storage import ops
+from media_storage.metrics import Board
 from media_storage.redirect import Redirects, written_plainly
 
 if TYPE_CHECKING:
@@ -30,9 +31,14 @@ def behind(environ: "WSGIEnvironment", start_response: "StartResponse") -> list[
 
 
 @pytest.fixture
-def ask() -> Ask:
+def board() -> Board:
+    return Board(1)
+
+
+@pytest.fixture
+def ask(board: Board) -> Ask:
     """Puts one request to the middleware, with the environment that a server makes of it; gives status line, headers and body."""
-    application = Redirects(behind, BUCKET_URL, 1234)
+    application = Redirects(behind, BUCKET_URL, 1234, board.meter())
 
     def ask(target: str = f"/media/{KEY}", method: str = "GET", uri: str = "RAW_URI", **environ: str) -> tuple[str, Headers, bytes]:
         said: list[tuple[str, Headers]] = []
@@ -194,3 +200,11 @@ def test_a_redirect_is_one_line_in_the_log(ask: Ask, caplog: pytest.LogCaptureFi
     assert (line["id"], line["outcome"]) == ("request-1", "found")
     assert 0 <= line["ms"] < 1000
     assert set(line) == {"time", "level", "logger", "message", "id", "outcome", "ms"}
+
+
+def test_redirects_are_counted(ask: Ask, board: Board) -> None:
+    """And nothing else is."""
+    for target in (f"/media/{KEY}", f"/media/{KEY}?a", "/media/limits", f"//media/{KEY}"):
+        ask(target)
+    ask(method="DELETE")
+    assert [metric.samples[0].value for metric in board.collect() if metric.name == "media_storage_redirects"] == [2]

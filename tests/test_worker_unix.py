@@ -30,6 +30,7 @@ from gunicorn.http.errors import InvalidHeader, LimitRequestHeaders, ParseExcept
 import servers
 from media_storage import worker_unix
 from media_storage.body_unix import Pace
+from media_storage.metrics import Meter
 from media_storage.redirect import Redirects
 from media_storage.worker_unix import HEAD_BYTES, Connection, Output, Worker
 from rawclient import UUID, Answer, read_answer
@@ -295,7 +296,7 @@ class Running:
         listener = socket.create_server(("127.0.0.1", 0), backlog=512)
         self.address = listener.getsockname()
         self.worker = Loop(1, os.getppid(), [listener], None, 30, cfg, logging.getLogger("gunicorn"))
-        self.worker.wsgi = Redirects(self.application, "https://cdn.example/pictures", 60)
+        self.worker.wsgi = Redirects(self.application, "https://cdn.example/pictures", 60, Meter())
         self.worker.PIPE = os.pipe()
         os.set_blocking(self.worker.PIPE[0], False)
         self._thread = threading.Thread(target=self.worker.run)
