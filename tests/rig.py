@@ -89,7 +89,7 @@ class Rig:
     @contextmanager
     def another_service(self, folder: Path, **environ: str) -> Iterator[servers.RunningService]:
         """A second service between the same fronts, with other settings."""
-        whole = {**self.live.service.environ, "PORT": str(servers.free_port()), "METRICS_PORT": str(servers.free_port()), **environ}
+        whole = {**self.live.service.environ, "PORT": str(servers.free_port()), **environ}
         del whole["PUBLIC_BASE_URL"]
         with servers.running_service(whole, folder) as service:
             servers.wait_for(lambda: len(psutil.Process(service.pid).children()) == int(whole["WORKERS"]), 10)

@@ -177,11 +177,12 @@ class RunningService:
     pid: int
     log_file: Path
     piece: Piece
-    environ: dict[str, str] = field(default_factory=dict)
+    metrics_port: int
+    environ: dict[str, str] = field(default_factory=dict)  # without a metrics port of its own, so that another service can have the rest
 
     @property
     def metrics_url(self) -> str:
-        return f"http://127.0.0.1:{self.environ['METRICS_PORT']}/metrics"
+        return f"http://127.0.0.1:{self.metrics_port}/metrics"
 
     def metrics(self) -> dict[str, float]:
         """What a scrape finds: each sample under its name and labels as they are written, ``name{label="value"}``."""
@@ -206,12 +207,13 @@ def running_service(environ: dict[str, str], folder: Path, server: str = OWN_SER
     folder.mkdir(parents=True, exist_ok=True)
     port = environ.get("PORT") or str(free_port())
     url = f"http://127.0.0.1:{port}"
-    own = {"HOST": "127.0.0.1", "PORT": port, "PUBLIC_BASE_URL": url, "METRICS_PORT": str(free_port()), "LOG_FORMAT": "json"}
-    whole = {**own, **environ}
-    piece = Piece("the service", [sys.executable, *program], whole, folder / "service.log", cwd=folder)
+    whole = {"HOST": "127.0.0.1", "PORT": port, "PUBLIC_BASE_URL": url, "LOG_FORMAT": "json", **environ}
+    metrics_port = environ.get("METRICS_PORT") or str(free_port())
+    command = [sys.executable, *program]
+    piece = Piece("the service", command, {**whole, "METRICS_PORT": metrics_port}, folder / "service.log", cwd=folder)
     try:
         piece.wait_until(lambda: answers(f"{url}/healthz"), START_SECONDS)
-        yield RunningService(url, piece.pid, folder / "service.log", piece, whole)
+        yield RunningService(url, piece.pid, folder / "service.log", piece, int(metrics_port), whole)
     finally:
         piece.stop()
 

@@ -210,7 +210,7 @@ def listening(live: Live) -> dict[int, set[int]]:
 def test_only_one_process_listens_and_never_on_the_public_port(measured: Live) -> None:
     """The arbiter has the metrics' port alone, on loopback; the public port knows nothing of them."""
     ports = listening(measured)
-    metrics_port = int(measured.service.environ["METRICS_PORT"])
+    metrics_port = measured.service.metrics_port
     assert set(ports) == {metrics_port, int(measured.service.environ["PORT"])}
     assert ports[metrics_port] == {measured.service.pid}
     for path in ("/metrics", "/metrics/", "/media/metrics", "/"):
@@ -234,7 +234,7 @@ def test_sigterm_with_metrics_leaves_nothing(tmp_path: Path) -> None:
     """While a scraper holds a connection: status 0, both ports free, no temporary file."""
     (tmp_path / "spool").mkdir()
     environ = {**NOWHERE, "WORKERS": "2", "TMPDIR": str(tmp_path / "spool"), "SHUTDOWN_GRACE_SECONDS": "2"}
-    with servers.running_service(environ, tmp_path) as service, connect(f"http://127.0.0.1:{service.environ['METRICS_PORT']}"):
+    with servers.running_service(environ, tmp_path) as service, connect(f"http://127.0.0.1:{service.metrics_port}"):
         service.metrics()
         ends_well(service)
         with pytest.raises(requests.ConnectionError):

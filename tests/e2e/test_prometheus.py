@@ -75,7 +75,7 @@ def prometheus(tmp_path: Path) -> Iterator[tuple[servers.RunningService, Callabl
     environ = {"MINIO_ENDPOINT": "http://127.0.0.1:1", "MINIO_ACCESS_KEY": "x", "MINIO_SECRET_KEY": "x", "WORKERS": "2"}
     with servers.running_service(environ | {"BACKEND_VERIFY_URL": backend.url}, tmp_path / "service") as service:
         config = (FOLDER / "prometheus.yml").read_text(encoding="utf-8")
-        for usual, here in (("15s", "1s"), (":9102", f":{service.environ['METRICS_PORT']}")):
+        for usual, here in (("15s", "1s"), (":9102", f":{service.metrics_port}")):
             assert usual in config
             config = config.replace(usual, here)
         (folder / "prometheus.yml").write_text(config)
