@@ -53,12 +53,13 @@ class Connection:
 
     def feed(self, data: bytes) -> bool:
         """Adds what was read; whether that makes a whole head, or more than one may have."""
-        if not self.unreader.buf.tell():
+        unparsed = self.unreader.buf
+        if not unparsed.seek(0, io.SEEK_END):
             self.deadline = time.monotonic() + HEAD_SECONDS
-        self.unreader.unread(data)
+        unparsed.write(data)  # gunicorn's unread() puts it behind what is there, or in newer versions before it
         seen = self._tail + data
         self._tail = seen[-3:]
-        return b"\r\n\r\n" in seen or self.unreader.buf.tell() > HEAD_BYTES
+        return b"\r\n\r\n" in seen or unparsed.tell() > HEAD_BYTES
 
     def next_request(self) -> bool:
         """Goes on to the next request; whether it was read already, together with the last one."""
