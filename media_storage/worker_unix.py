@@ -32,6 +32,7 @@ HEAD_SECONDS = 10.0  # for its whole head, from then on
 SEND_SECONDS = 10  # for an answer that a client does not take
 IDLE_CONNECTIONS = 2048  # waiting without a thread; those above are closed once they were answered
 HEAD_BYTES = 65_536
+DISCARD_READ_BYTES = 65_536
 HEAD_READ_BYTES = 8192  # at once: what comes with it of a body is copied several times
 ANSWERED_HERE = "/media/uploads/"  # GET and HEAD: what is a redirect or nothing
 
@@ -148,6 +149,7 @@ class Worker(BaseWorker):
             listener.close()
         end = time.monotonic() + self.cfg.graceful_timeout
         while self._busy and time.monotonic() < end:
+            self.notify()
             time.sleep(0.02)
         self._threads.shutdown(wait=False)
 
@@ -295,6 +297,9 @@ class Worker(BaseWorker):
             self.log.warning("a request that cannot be parsed: %s", type(exc).__name__, exc_info=exc if status == 500 else None)
             with contextlib.suppress(OSError):
                 util.write_error(conn.sock, status, phrase, "")
+                for _ in range(16):  # closed over what was not read, the connection is reset, and the answer may not be seen
+                    if not conn.sock.recv(DISCARD_READ_BYTES, socket.MSG_DONTWAIT):
+                        break
         self._close(conn)
 
     # --- signals ---

@@ -107,7 +107,7 @@ def test_the_manifest_keeps_to_what_every_pixi_understands() -> None:
 
 def test_every_task_runs_a_command_that_exists() -> None:
     """The tasks that people learn are there, and each `python -m media_storage X` is a command of the program."""
-    assert set(tasks()) == {"media-storage", "serve", "doctor", "init-bucket", "test", "lint", "typecheck", "check"}
+    assert set(tasks()) == {"media-storage", "serve", "doctor", "init-bucket", "test", "lint", "typecheck", "check", "bench"}
     words = {name: task.get("cmd", "").split() for name, task in tasks().items()}
     run = {name: line[3] for name, line in words.items() if line[:3] == ["python", "-m", "media_storage"]}
     assert run == {"media-storage": "dev", **{name: name for name in ("serve", "doctor", "init-bucket")}}

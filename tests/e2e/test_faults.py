@@ -278,7 +278,8 @@ def test_bodies_that_are_not_as_long_as_they_say(rig: Rig, acknowledged: set[str
     for name, (head, body) in SHORT.items():
         with connect(rig.url, 10) as sock:
             sock.sendall(head + body)
-            sock.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(OSError):  # it may have been answered and closed by now
+                sock.shutdown(socket.SHUT_WR)
             answer = read_answer(sock)
             assert answer is not None, name
             assert (answer.status, answer.code) == (400, "bad_multipart"), name
