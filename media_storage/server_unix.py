@@ -1,4 +1,4 @@
-"""gunicorn, set up for uploads. These and only these may assume Unix: this module, `worker_unix`, `body_unix`."""
+"""gunicorn, set up for uploads. Only this module, `worker_unix`, `connection_unix` and `body_unix` may assume Unix."""
 
 import contextlib
 import logging

@@ -28,11 +28,12 @@ from gunicorn.config import Config
 from gunicorn.http.errors import InvalidHeader, LimitRequestHeaders, ParseException
 
 import servers
-from media_storage import worker_unix
+from media_storage import connection_unix, worker_unix
 from media_storage.body_unix import Pace
+from media_storage.connection_unix import HEAD_BYTES, Connection, Output
 from media_storage.metrics import Meter
 from media_storage.redirect import Redirects
-from media_storage.worker_unix import HEAD_BYTES, Connection, Output, Worker
+from media_storage.worker_unix import Worker
 from rawclient import UUID, Answer, read_answer
 
 if TYPE_CHECKING:
@@ -176,19 +177,19 @@ def test_how_long_a_connection_may_be_silent(conn: Connection) -> None:
     def left() -> float:
         return conn.deadline - time.monotonic()
 
-    assert left() == pytest.approx(worker_unix.KEEPALIVE_SECONDS, abs=1)
+    assert left() == pytest.approx(connection_unix.KEEPALIVE_SECONDS, abs=1)
     conn.feed(b"G")
     begun = conn.deadline
-    assert left() == pytest.approx(worker_unix.HEAD_SECONDS, abs=1)
+    assert left() == pytest.approx(connection_unix.HEAD_SECONDS, abs=1)
     conn.feed(get()[1:] + get()[:5])
     assert conn.deadline == begun
     conn.parse(CFG)
     conn.next_request()
-    assert left() == pytest.approx(worker_unix.HEAD_SECONDS, abs=1)
+    assert left() == pytest.approx(connection_unix.HEAD_SECONDS, abs=1)
     conn.feed(get()[5:])
     conn.parse(CFG)
     conn.next_request()
-    assert left() == pytest.approx(worker_unix.KEEPALIVE_SECONDS, abs=1)
+    assert left() == pytest.approx(connection_unix.KEEPALIVE_SECONDS, abs=1)
 
 
 # --- an answer ---
@@ -348,7 +349,7 @@ def running() -> Iterator[Running]:
 def limited(monkeypatch: pytest.MonkeyPatch, connections: int = 1000, threads: int = 4, **constants: float) -> Iterator[Running]:
     """A worker with other limits; `constants` are those of its module."""
     for name, value in constants.items():
-        monkeypatch.setattr(worker_unix, name, value)
+        monkeypatch.setattr(connection_unix if hasattr(connection_unix, name) else worker_unix, name, value)
     with Running(threads, connections) as worker:
         yield worker
 
