@@ -1,17 +1,20 @@
-"""The commands: dev · serve · doctor · init-bucket."""
+"""The commands: dev · serve · doctor · init-bucket · erase."""
 
 import os
 import sys
+from typing import NoReturn
 
 import click
 
 from media_storage import doctor as examination
+from media_storage import erase as takedown
+from media_storage import keys as key_grammar
 from media_storage import ops, server, settings
 from media_storage.dev import run as dev_run
 from media_storage.errors import StoreUnavailable
 from media_storage.metrics import CannotListen
 from media_storage.settings import Settings, SettingsError
-from media_storage.storage import Store
+from media_storage.storage import Denied, Store
 from media_storage.version import __version__
 
 
@@ -21,9 +24,13 @@ def main() -> None:
     """Takes picture uploads of signed-in users, stores them in MinIO, and redirects readers to them."""
 
 
-def _stop(text: str, status: int) -> None:
+def _stop(text: str, status: int) -> NoReturn:
     click.echo(text, err=True)
     sys.exit(status)
+
+
+# What commands that only talk to the store do not ask for.
+NOT_NEEDED = {"PUBLIC_BASE_URL": "http://localhost:9101"}
 
 
 def _settings(defaults: dict[str, str] | None = None) -> Settings:
@@ -33,7 +40,6 @@ def _settings(defaults: dict[str, str] | None = None) -> Settings:
     except SettingsError as exc:
         problems = "".join(f"\n  - {problem}" for problem in exc.problems)
         _stop(f"The configuration has {len(exc.problems)} problem(s), in the environment or in .env:{problems}", 2)
-        raise
     ops.configure_logging(found.log_format, found.log_level)
     return found
 
@@ -59,8 +65,7 @@ def dev() -> None:
 @main.command("init-bucket")
 def init_bucket() -> None:
     """Create the bucket and let anyone read its uploads, and nothing more. May be repeated."""
-    found = _settings({"PUBLIC_BASE_URL": "http://localhost:9101"})  # not needed for this
-    store = Store(found)
+    store = Store(_settings(NOT_NEEDED))
     try:
         created = store.create_bucket()
         store.publish()
@@ -80,3 +85,51 @@ def doctor() -> None:
             click.echo(f"{'':<21}{finding.advice}")
     click.echo(f"\n{failures} thing(s) to mend." if failures else "\nAll is well: uploads will work.")
     sys.exit(1 if failures else 0)
+
+
+@main.command()
+@click.option("--user", metavar="ID", default="", help="Everything that this user uploaded.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.argument("keys", nargs=-1, metavar="[KEY]...")
+def erase(user: str, yes: bool, keys: tuple[str, ...]) -> None:
+    """Delete a user's pictures, or those with the given keys, after showing what that is.
+
+    A key is what stands behind /media/ in a picture's URL. The credentials must be allowed to list the bucket
+    (s3:ListBucket), which the service's own are not. Status 0: nothing of it is there any more; 1: something is; 2: wrong usage.
+    """
+    selection = _selection(user, keys)
+    configured = _settings(NOT_NEEDED)
+    store = Store(configured)
+    try:
+        found = takedown.survey(store, selection)
+    except Denied as exc:
+        _stop(f"These credentials may not list the bucket (s3:ListBucket); use an administrator's. Nothing was deleted: {exc.reason}", 1)
+    except StoreUnavailable as exc:
+        _stop(f"Nothing was deleted: {exc.reason}", 1)
+    click.echo("\n".join([f"In the bucket {store.bucket} at {configured.minio_endpoint}:", *found.lines()]))
+    if not found.objects:
+        return
+    if not yes and not _confirmed():
+        _stop("Nothing was deleted.", 1)
+    outcome = takedown.erase(store, selection, found)
+    click.echo("\n".join(outcome.lines()))
+    sys.exit(0 if outcome.complete else 1)
+
+
+def _selection(user: str, keys: tuple[str, ...]) -> takedown.Selection:
+    if bool(user) == bool(keys):
+        raise click.UsageError("Name either a user with --user ID, or keys.")
+    if user and not key_grammar.is_user_id(user):
+        raise click.UsageError(f"{user!r} cannot be a user's id.")
+    for key in keys:
+        if key_grammar.owner(key) is None:
+            raise click.UsageError(f"{key!r} is no key of this service: uploads/<user>/<uuid>.<jpg, png or webp>, and nothing before it.")
+    return takedown.Selection(frozenset(keys), user)
+
+
+def _confirmed() -> bool:
+    try:
+        return click.confirm("Delete them?")
+    except click.Abort:  # the end of the input, or Ctrl-C
+        click.echo()
+        return False

@@ -11,8 +11,9 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import BinaryIO, cast
 from urllib.parse import urlsplit
@@ -20,6 +21,7 @@ from urllib.parse import urlsplit
 import urllib3
 from minio import Minio
 from minio.credentials.credentials import Credentials
+from minio.deleteobjects import DeleteObject
 from minio.error import MinioException, S3Error
 from minio.signer import sign_v4_s3
 from urllib3.exceptions import HTTPError
@@ -37,6 +39,19 @@ FORGET_SECONDS = 2.0  # for taking back an object whose PUT may or may not have 
 CACHE_CONTROL = "public, max-age=31536000, immutable"  # a key is never written twice
 # A key that no upload will ever be given: it is only asked for.
 PROBE_KEY = "uploads/0/00000000-0000-4000-8000-000000000000.jpg"
+
+
+class Denied(StoreUnavailable):
+    """The credentials may not do this."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An object as the store lists it; its size in bytes, and when it was written, by the store's clock."""
+
+    key: str
+    size: int
+    written: datetime
 
 
 class Store:
@@ -107,6 +122,19 @@ class Store:
             raise StoreUnavailable(f"the store did not answer: {exc}") from exc
         if status not in (200, 204, 404):
             raise StoreUnavailable(f"the store answered {status}: {_error_code(body)}")
+
+    def objects(self, prefix: str) -> Iterator[Stored]:
+        """What the bucket holds whose key begins with `prefix`, asked for a page at a time. Raises Denied or StoreUnavailable."""
+        with _store_errors():
+            for item in self._client.list_objects(self.bucket, prefix, recursive=True):
+                if item.object_name and item.last_modified:  # anything but the folders of some stores
+                    yield Stored(item.object_name, item.size or 0, item.last_modified)
+
+    def delete_all(self, keys: Iterable[str]) -> dict[str, str]:
+        """Removes up to 1000 objects with one call, and answers those that could not be, with the store's reason. Raises as `objects`."""
+        with _store_errors():
+            errors = self._client.remove_objects(self.bucket, [DeleteObject(key) for key in keys])
+            return {error.name or "": error.code for error in errors if error.code != "NoSuchKey"}
 
     def check(self, timeout: float) -> str:
         """What is wrong with the store as far as an upload would notice: ``""``, ``"store"`` or ``"bucket"``.
@@ -187,7 +215,8 @@ def _store_errors() -> Iterator[None]:
     try:
         yield
     except S3Error as exc:
-        raise StoreUnavailable(f"the store answered {exc.code}: {exc.message}") from exc
+        kind = Denied if exc.code == "AccessDenied" else StoreUnavailable
+        raise kind(f"the store answered {exc.code}: {exc.message}") from exc
     except (MinioException, HTTPError) as exc:
         raise StoreUnavailable(f"the store cannot be reached: {exc}") from exc
 

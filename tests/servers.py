@@ -230,12 +230,13 @@ def bare_environ() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(("MINIO_", "BACKEND_"))}
 
 
-def media_storage(*arguments: str, environ: dict[str, str], folder: Path) -> subprocess.CompletedProcess[str]:
-    """Runs the command to its end, in `folder`, with nothing of this process's own configuration."""
+def media_storage(*arguments: str, environ: dict[str, str], folder: Path, typed: str = "") -> subprocess.CompletedProcess[str]:
+    """Runs the command to its end, in `folder`, with nothing of this process's own configuration; `typed` is its whole input."""
     return subprocess.run(
         [sys.executable, "-m", "media_storage", *arguments],
         env={**bare_environ(), **environ},
         cwd=folder,
+        input=typed,
         capture_output=True,
         text=True,
         timeout=60,

@@ -22,6 +22,11 @@ from pictures import make
 
 README = Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")
 USER, SECRET = "media-storage-user", "media-storage-canary-secret"
+READER = "reader"  # who may list the bucket, and nothing else
+READERS_POLICY = {
+    "Version": "2012-10-17",
+    "Statement": [{"Effect": "Allow", "Action": ["s3:ListBucket"], "Resource": [f"arn:aws:s3:::{servers.BUCKET}"]}],
+}
 UUID = "6f0c1f9e-8f5b-4c7e-9d51-0a1b2c3d4e5f"
 
 
@@ -49,23 +54,27 @@ class Limited:
         return requests.post(f"{self.service.url}/media/upload", files=files, headers={"Cookie": "session=alice"}, timeout=30)
 
 
-def give_minio_user(store: servers.RunningStore) -> None:
-    """A user of MinIO's, with the README's policy attached."""
+def give_minio_users(store: servers.RunningStore) -> None:
+    """Users of MinIO's: one with the README's policy, and one that may only list."""
     administrator = StaticProvider(servers.ACCESS_KEY, servers.SECRET_KEY)
     admin = MinioAdmin(endpoint=store.endpoint.removeprefix("http://"), credentials=administrator, region="us-east-1", secure=False)
-    admin.policy_add("media-storage", policy=readme_policy())
-    admin.user_add(USER, SECRET)
-    admin.policy_set("media-storage", user=USER)
+    for user, policy in ((USER, readme_policy()), (READER, READERS_POLICY)):
+        admin.policy_add(f"{user}-policy", policy=policy)
+        admin.user_add(user, SECRET)
+        admin.policy_set(f"{user}-policy", user=user)
 
 
 def seaweedfs_config(folder: Path) -> Path:
-    """The identities of SeaweedFS: an administrator, and a user with the README's policy."""
+    """The identities of SeaweedFS: an administrator, a user with the README's policy, and one that may only list."""
     file = folder / "identities.json"
     identities = [
         {"name": "admin", "credentials": [{"accessKey": servers.ACCESS_KEY, "secretKey": servers.SECRET_KEY}], "actions": ["Admin"]},
-        {"name": USER, "credentials": [{"accessKey": USER, "secretKey": SECRET}], "policyNames": ["media-storage"]},
     ]
-    file.write_text(json.dumps({"identities": identities, "policies": [{"name": "media-storage", "content": json.dumps(readme_policy())}]}))
+    policies = []
+    for user, policy in ((USER, readme_policy()), (READER, READERS_POLICY)):
+        identities.append({"name": user, "credentials": [{"accessKey": user, "secretKey": SECRET}], "policyNames": [f"{user}-policy"]})
+        policies.append({"name": f"{user}-policy", "content": json.dumps(policy)})
+    file.write_text(json.dumps({"identities": identities, "policies": policies}))
     return file
 
 
@@ -101,7 +110,7 @@ def limited(request: pytest.FixtureRequest, backend: servers.ChatBackend, tmp_pa
     with ExitStack() as stack:
         if request.param == "minio":
             store = stack.enter_context(servers.running_store("minio", folder / "store"))
-            give_minio_user(store)
+            give_minio_users(store)
         else:
             store = running_seaweedfs(folder / "store", stack)
         environ = {**store.environ, "BACKEND_VERIFY_URL": backend.url, "WORKERS": "1"}
@@ -149,6 +158,27 @@ def test_readiness_says_when_the_credentials_are_wrong(limited: Limited, tmp_pat
     with servers.running_service(environ | {"MINIO_SECRET_KEY": "wrong"}, tmp_path) as service:
         ready = requests.get(f"{service.url}/readyz", timeout=10)
         assert (ready.status_code, ready.json()["store"]) == (503, "failed")
+
+
+def test_erase_says_that_it_needs_more(limited: Limited, tmp_path: Path) -> None:
+    """These credentials may not list: `erase` names what is missing, and deletes nothing."""
+    answer = limited.upload()
+    done = servers.media_storage("erase", "--user", "7", "--yes", environ=limited.service.environ, folder=tmp_path)
+    assert done.returncode == 1
+    assert "s3:ListBucket" in done.stderr
+    assert SECRET not in done.stdout + done.stderr
+    assert answer.json()["key"] in limited.store.object_keys()
+
+
+def test_erase_names_what_the_store_keeps(limited: Limited, tmp_path: Path) -> None:
+    """With credentials that may list and not delete: what was not deleted, why, and status 1."""
+    key = limited.upload().json()["key"]
+    environ = limited.service.environ | {"MINIO_ACCESS_KEY": READER, "MINIO_SECRET_KEY": SECRET}
+    done = servers.media_storage("erase", key, "--yes", environ=environ, folder=tmp_path)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "0 object(s) deleted" in done.stdout
+    assert re.search(rf"1 object\(s\) could not be deleted:\n  {key}  AccessDenied", done.stdout)
+    assert key in limited.store.object_keys()
 
 
 BEYOND: dict[str, Callable[[Minio], object]] = {
