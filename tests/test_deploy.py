@@ -13,7 +13,7 @@ import nginx
 import servers
 import tls
 from deployed import DEPLOY, ROOT, UNIT, arguments, compose, unit
-from media_storage import body_unix, server_unix
+from media_storage import server_unix, worker_unix
 from media_storage.settings import Settings
 
 if sys.platform == "win32":
@@ -47,8 +47,8 @@ def test_nginx_is_more_patient_than_the_service() -> None:
     seconds = {name: int(value) for name, value in re.findall(r"^ +(\w+_timeout) (\d+)s;", text, re.MULTILINE)}
     for name in ("client_body_timeout", "proxy_send_timeout", "proxy_read_timeout"):
         assert seconds[name] >= DEFAULTS["upload_timeout_seconds"] + 60
-    assert seconds["client_header_timeout"] == body_unix.HEAD_SECONDS
-    assert seconds["keepalive_timeout"] < server_unix.KEEPALIVE_SECONDS
+    assert seconds["client_header_timeout"] == worker_unix.HEAD_SECONDS
+    assert seconds["keepalive_timeout"] < worker_unix.KEEPALIVE_SECONDS
     assert "client_max_body_size 0;" in text
     assert f"server 127.0.0.1:{DEFAULTS['port']};" in text
 
@@ -85,7 +85,7 @@ def test_the_unit_agrees_with_the_service() -> None:
     """Time to finish uploads, files, threads, the status that a restart does not mend, and where temporary files go."""
     service = unit()
     assert int(service["TimeoutStopSec"]) > DEFAULTS["shutdown_grace_seconds"] + server_unix.KILL_SECONDS
-    files = 3 * DEFAULTS["max_concurrent_uploads"] + server_unix.IDLE_CONNECTIONS + server_unix.OTHER_THREADS
+    files = 3 * DEFAULTS["max_concurrent_uploads"] + worker_unix.IDLE_CONNECTIONS + server_unix.OTHER_THREADS
     assert int(service["LimitNOFILE"]) > files
     assert service["RestartPreventExitStatus"] == "2"
     assert service["Environment"] == "TMPDIR=/var/tmp"

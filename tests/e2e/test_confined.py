@@ -102,7 +102,7 @@ def test_the_unit_leaves_the_service_what_it_needs(live: Live, tmp_path: Path) -
             stops(piece)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh environment, in which the Dockerfile's own lines were run on exactly the files that it copies."""
     folder = tmp_path_factory.mktemp("image")
