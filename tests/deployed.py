@@ -10,6 +10,7 @@ import yaml
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
 UNIT = DEPLOY / "media-storage.service"
+EXPOSURE = 1.1  # of 10, by systemd; what is left is the network, which the service is for
 
 
 def unit() -> dict[str, str]:

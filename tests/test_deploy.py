@@ -12,7 +12,7 @@ import pytest
 import nginx
 import servers
 import tls
-from deployed import DEPLOY, ROOT, UNIT, arguments, compose, unit
+from deployed import DEPLOY, EXPOSURE, ROOT, UNIT, arguments, compose, unit
 from media_storage import server_unix, worker_unix
 from media_storage.settings import Settings
 
@@ -54,8 +54,6 @@ def test_nginx_is_more_patient_than_the_service() -> None:
 
 
 # --- systemd ---
-
-EXPOSURE = 1.1  # of 10; what is left is the network, which the service is for
 
 
 def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
