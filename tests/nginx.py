@@ -4,12 +4,15 @@ import contextlib
 import os
 import re
 import shutil
+import socket
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
-import psutil
 import pytest
 
 import servers
@@ -41,14 +44,6 @@ class Nginx:
     url: str
     plain_url: str
     access_log: Path
-    error_log: Path
-    pid: int
-
-    def connections_from(self) -> list[str]:
-        """The addresses of its open connections to others, from its one worker."""
-        (worker,) = psutil.Process(self.pid).children()
-        listening = {c.laddr.port for c in worker.net_connections("tcp") if c.status == "LISTEN"}
-        return [f"{c.raddr.ip}:{c.raddr.port}" for c in worker.net_connections("tcp") if c.raddr and c.laddr.port not in listening]
 
 
 def program() -> str:
@@ -97,7 +92,7 @@ def running(site: str, folder: Path) -> Iterator[Nginx]:
     piece = Piece("nginx", write(on_loopback(site, port, plain_port), folder), {}, folder / "nginx.log")
     try:
         piece.wait_until(lambda: servers.embedded.is_taken(port), servers.START_SECONDS)
-        yield Nginx(f"https://127.0.0.1:{port}", f"http://127.0.0.1:{plain_port}", folder / "access.log", folder / "error.log", piece.pid)
+        yield Nginx(f"https://127.0.0.1:{port}", f"http://127.0.0.1:{plain_port}", folder / "access.log")
     finally:
         piece.stop()
 
@@ -125,3 +120,39 @@ def store_site(upstream: str, certificate: Path) -> str:
         "127.0.0.1:9000": upstream,
     }
     return shipped("nginx-store.conf", **names)
+
+
+class Upstream:
+    """Something in place of the service: counts connections, and gives each request to a function that answers or hangs up."""
+
+    def __init__(self) -> None:
+        self.connections = 0
+        self.requests: list[bytes] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                sock, _ = self._listener.accept()
+                self.connections += 1
+                threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
+
+    def _serve(self, sock: socket.socket) -> None:
+        with contextlib.suppress(OSError), sock:
+            while data := sock.recv(65_536):
+                line = data.partition(b"\r\n")[0]
+                self.requests.append(line)
+                if line.startswith(b"POST"):
+                    time.sleep(0.2)  # the whole request is there
+                    return
+                sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+if sys.platform == "win32":
+    pytest.skip("gunicorn, and with it what is deployed, is for Unix", allow_module_level=True)
+
 import nginx
 import servers
 import tls
@@ -16,11 +19,7 @@ from deployed import DEPLOY, EXPOSURE, ROOT, UNIT, arguments, compose, unit
 from media_storage import server_unix, worker_unix
 from media_storage.settings import Settings
 
-if sys.platform == "win32":
-    pytest.skip("deployed on Unix; gunicorn cannot be imported on Windows", allow_module_level=True)
-
 DEFAULTS = {name: field.default for name, field in Settings.model_fields.items()}
-MIB = 1_048_576
 
 
 # --- nginx ---

@@ -10,7 +10,6 @@ import socket
 import ssl
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -251,45 +250,9 @@ def test_both_logs_know_a_request_by_one_id(site: Site) -> None:
     assert "203.0.113.9" not in site.proxy.access_log.read_text() + site.live.service.log_file.read_text()
 
 
-class Upstream:
-    """Something in place of the service: counts connections, and gives each request to a function that answers or hangs up."""
-
-    def __init__(self) -> None:
-        self.connections = 0
-        self.requests: list[bytes] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def __enter__(self) -> "Upstream":
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                sock, _ = self._listener.accept()
-                self.connections += 1
-                threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
-
-    def _serve(self, sock: socket.socket) -> None:
-        with contextlib.suppress(OSError), sock:
-            while data := sock.recv(65_536):
-                line = data.partition(b"\r\n")[0]
-                self.requests.append(line)
-                if line.startswith(b"POST"):
-                    time.sleep(0.2)  # the whole request is there
-                    return
-                sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-
-
 def test_connections_are_kept_and_no_upload_is_sent_twice(site: Site, certificate: Path, tmp_path: Path) -> None:
     """Calls share a connection to the service; when it breaks under an upload, nobody knows what became of it: the client is told."""
-    with Upstream() as upstream:
+    with nginx.Upstream() as upstream:
         text = nginx.media_site(upstream.address, certificate, tmp_path, second=upstream.address)
         with nginx.running(text, tmp_path) as proxy:
             own = replace(site, proxy=proxy)
