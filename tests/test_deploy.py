@@ -152,5 +152,5 @@ def test_compose_gives_the_container_no_rights() -> None:
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert service["user"] == arguments("USER")[0]
-    assert service["ports"] == [f"127.0.0.1:{DEFAULTS['port']}:{DEFAULTS['port']}"]
+    assert service["ports"] == [f"127.0.0.1:{port}:{port}" for port in (DEFAULTS["port"], DEFAULTS["metrics_port"])]
     assert not {"privileged", "cap_add", "volumes", "network_mode"} & set(service)

@@ -19,7 +19,7 @@ if sys.platform == "win32":
 
 def commands() -> str:
     """The page's script, which has both stores' addresses and keys in it."""
-    (script,) = re.findall(r"```sh\n(export RCLONE.*?)```", (ROOT / "docs" / "operating.md").read_text(), re.DOTALL)
+    (script,) = re.findall(r"```sh\n(rclone .*?)```", (ROOT / "docs" / "operating.md").read_text(), re.DOTALL)
     return str(script)
 
 

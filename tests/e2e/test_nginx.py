@@ -216,7 +216,7 @@ def by_http_client(site: Site, file: Path, chunked: bool) -> tuple[int, dict[str
         return answer.status, json.loads(answer.read())
 
 
-OUTSIDE = ["/", "/readyz", "/metrics", "/healthz/", "/media", "/upload/", "/index.html"]
+OUTSIDE = ["/", "/readyz", "/openapi.json", "/metrics", "/healthz/", "/media", "/upload/", "/index.html"]
 TRICKS = f"""
     //media/upload /media//evil.example/a //evil.example/media/x /media/%2e%2e/readyz /media/../readyz /media/..%2freadyz
     /media/%2e%2e%2freadyz /readyz;/../media/x /readyz/../media/x /media/x/../../readyz /%2e/readyz /./readyz http://x/readyz
