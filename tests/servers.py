@@ -181,6 +181,11 @@ class RunningService:
     environ: dict[str, str] = field(default_factory=dict)  # without a metrics port of its own, so that another service can have the rest
 
     @property
+    def elsewhere(self) -> dict[str, str]:
+        """Its configuration without its own addresses, for another service beside it."""
+        return {name: value for name, value in self.environ.items() if name not in ("PORT", "PUBLIC_BASE_URL", "METRICS_PORT")}
+
+    @property
     def metrics_url(self) -> str:
         return f"http://127.0.0.1:{self.metrics_port}/metrics"
 

@@ -42,8 +42,8 @@ def running(inner: list[str], live: Live, folder: Path, calls: frozenset[str] = 
     temporary.mkdir()
     port = str(servers.free_port())
     url = f"http://127.0.0.1:{port}"
-    own = {"PORT": port, "PUBLIC_BASE_URL": url, "TMPDIR": str(temporary), "WORKERS": "1", "HOME": "/nonexistent"}
-    whole = {**live.service.environ, **own, **environ}
+    own = {"PORT": port, "PUBLIC_BASE_URL": url, "TMPDIR": str(temporary), "WORKERS": "1", "METRICS_PORT": "0"}
+    whole = {**live.service.elsewhere, **own, **environ}
     piece = Piece("the service", confined.command(inner, temporary, ROOM, calls), whole, folder / "service.log", cwd=Path("/"))
     try:
         piece.wait_until(lambda: servers.answers(f"{url}/healthz"), servers.START_SECONDS)

@@ -154,8 +154,7 @@ def test_doctor_is_content_with_it(limited: Limited, tmp_path: Path) -> None:
 
 def test_readiness_says_when_the_credentials_are_wrong(limited: Limited, tmp_path: Path) -> None:
     """That they may not ask for much does not mean that any would do: a wrong secret is a store that failed."""
-    environ = {name: value for name, value in limited.service.environ.items() if name not in ("PORT", "PUBLIC_BASE_URL")}
-    with servers.running_service(environ | {"MINIO_SECRET_KEY": "wrong"}, tmp_path) as service:
+    with servers.running_service(limited.service.elsewhere | {"MINIO_SECRET_KEY": "wrong"}, tmp_path) as service:
         ready = requests.get(f"{service.url}/readyz", timeout=10)
         assert (ready.status_code, ready.json()["store"]) == (503, "failed")
 
@@ -229,8 +228,7 @@ def test_credentials_that_may_not_even_write_are_an_outage(limited: Limited, tmp
     """For another bucket, which the policy does not name: 503 with the store's reason in the log, and `doctor` says what to give."""
     bucket = f"bucket-{uuid.uuid4().hex[:8]}"
     limited.store.client.make_bucket(bucket)
-    environ = {name: value for name, value in limited.service.environ.items() if name not in ("PORT", "PUBLIC_BASE_URL")}
-    with servers.running_service(environ | {"MINIO_BUCKET": bucket}, tmp_path) as service:
+    with servers.running_service(limited.service.elsewhere | {"MINIO_BUCKET": bucket}, tmp_path) as service:
         answer = replace(limited, service=service).upload()
         assert (answer.status_code, answer.json()["code"]) == (503, "store_unavailable")
         assert any("AccessDenied" in line.get("reason", "") for line in service.log_lines())

@@ -34,8 +34,7 @@ PART = b'--B\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\
 @pytest.fixture(scope="session")
 def roomy(live: Live, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a service that takes 40 MB, so that 30 MB of declared length are not what is refused."""
-    environ = {name: value for name, value in live.service.environ.items() if name not in ("PORT", "PUBLIC_BASE_URL")}
-    with servers.running_service(environ | {"MAX_UPLOAD_MB": "40"}, tmp_path_factory.mktemp("roomy")) as service:
+    with servers.running_service(live.service.elsewhere | {"MAX_UPLOAD_MB": "40"}, tmp_path_factory.mktemp("roomy")) as service:
         yield service.url
 
 
