@@ -12,21 +12,16 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from datetime import UTC, datetime, timedelta
 from functools import partial
-from ipaddress import IPv4Address
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import servers
+import tls
 from media_storage import peer as module
 from media_storage.peer import BLOCK_BYTES, BODY_BYTES, MAX_HEADERS, Answer, Broken, CallFailed, Malformed, Peer, TooLate, Unreachable
 from scripted import Answer as Script
@@ -43,20 +38,8 @@ Serve = Callable[[Script], AbstractContextManager[Server]]
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A key and a certificate for 127.0.0.1 that it signs itself, in one file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    file = tmp_path_factory.mktemp("tls") / "certificate.pem"
-    plain = serialization.NoEncryption()
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
-    file.write_bytes(pem + made.public_bytes(serialization.Encoding.PEM))
-    return file
+    """A key and a certificate for 127.0.0.1, in one file."""
+    return tls.self_signed(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture

@@ -279,11 +279,7 @@ def test_of_two_servers_one_may_be_away(site: Site, certificate: Path, tmp_path:
 
 def test_a_restart_behind_nginx(site: Site, certificate: Path, tmp_path: Path) -> None:
     """The upload in flight gets its 201, who comes meanwhile a refusal that says when to try again, and afterwards all is as before."""
-    environ = site.live.service.elsewhere | {
-        "PORT": str(servers.free_port()),
-        "SHUTDOWN_GRACE_SECONDS": "20",
-        "UPLOAD_TIMEOUT_SECONDS": "60",
-    }
+    environ = site.live.service.elsewhere | {"PORT": str(servers.free_port()), "UPLOAD_TIMEOUT_SECONDS": "60"}
     body = body_of(picture(200_000))
     before = site.live.store.object_keys()
     with nginx.running(nginx.media_site(f"127.0.0.1:{environ['PORT']}", certificate, tmp_path), tmp_path) as proxy:
