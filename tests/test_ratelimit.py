@@ -2,9 +2,7 @@
 
 import contextlib
 import logging
-import shutil
 import socket
-import subprocess
 import threading
 import time
 from collections import Counter
@@ -23,36 +21,11 @@ from media_storage import ratelimit, settings
 from media_storage.errors import RateLimited
 from media_storage.ratelimit import Limiter, MemoryCounter, RedisCounter, limiter_for
 from pictures import make
+from replicas import running_redis
 
 MINUTE = 28_000_000  # a window's number
 SILENT_SECONDS = 0.3  # what a dead Redis may cost
 SETTLE_SECONDS = 12  # of a minute that a test may need
-
-
-@contextlib.contextmanager
-def running_redis(folder: Path, port: int, *options: str) -> Iterator[str]:
-    """A redis-server of the test's own, on loopback, that keeps nothing; its URI."""
-    program = shutil.which("redis-server")
-    if program is None:
-        pytest.skip("Redis is not here: apt-get install redis-server, or conda-forge's redis-server")
-    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(folder), *options]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        with redis.Redis(port=port) as client:
-            servers.wait_for(lambda: _pings(client), 20)
-        yield f"redis://127.0.0.1:{port}/0"
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _pings(client: "redis.Redis") -> bool:
-    try:
-        return bool(client.ping())
-    except redis.AuthenticationError:
-        return True
-    except redis.RedisError:
-        return False
 
 
 @pytest.fixture(scope="module")
