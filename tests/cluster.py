@@ -19,8 +19,8 @@ from media_storage.dev.pieces import Piece
 
 DOCS = Path(__file__).parent.parent / "docs" / "scaling.md"
 GRPC = 10_000  # above its own port, every process takes a second one
-EPHEMERAL = 32_768  # from here on the system gives ports to outgoing connections
-FIRST_PORT = 20_000 + os.getpid() % 180 * 15  # another run of the tests takes others
+# Neither those of servers.py, nor those of another run of the tests on this machine.
+FIRST_PORT, LAST_PORT = 18_000 + os.getpid() % 70 * 15, 19_090
 SHELL_SECONDS = 60
 FOLDERS = {"mdir", "dir", "defaultStoreDir"}
 

