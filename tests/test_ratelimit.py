@@ -21,7 +21,7 @@ from media_storage import ratelimit, settings
 from media_storage.errors import RateLimited
 from media_storage.ratelimit import Limiter, MemoryCounter, RedisCounter, limiter_for
 from pictures import make
-from replicas import running_redis
+from redis_server import running_redis
 
 MINUTE = 28_000_000  # a window's number
 SILENT_SECONDS = 0.3  # what a dead Redis may cost

@@ -19,11 +19,13 @@ import pytest
 import requests
 
 import cluster
+import nginx
 import servers
-from media_storage import errors
+from media_storage import errors, worker_unix
 from pictures import make
 from rawclient import Answer, body_of, connect, head_for, read_answer
-from replicas import Site, running_redis, running_replicas
+from redis_server import running_redis
+from replicas import Site, running_replicas
 from traffic import Traffic
 
 if sys.platform != "linux":
@@ -92,6 +94,12 @@ def test_a_user_is_counted_over_both_replicas(site: Site) -> None:
     assert statuses == {201: PER_MINUTE, 429: PER_MINUTE}
     for replica in site.replicas:
         assert [line for line in replica.service.log_lines() if line.get("user") == str(number)]
+
+
+def test_nginx_closes_idle_connections_first() -> None:
+    """Or it would send uploads into connections that a replica is closing, and could not give them to another one."""
+    (seconds,) = re.findall(r"keepalive_timeout (\d+)s;", nginx.shipped("nginx-upstream.conf"))
+    assert int(seconds) < worker_unix.KEEPALIVE_SECONDS
 
 
 class HalfSent:
