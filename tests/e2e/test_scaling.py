@@ -31,7 +31,7 @@ from traffic import Traffic
 if sys.platform != "linux":
     pytest.skip("kills groups of processes, and deploy/ is for Linux", allow_module_level=True)
 
-# Two replicas, a proxy and seven processes of a store start before it, and every object is read three times behind it.
+# Two replicas, a proxy and six processes of a store start before it, and every object is read three times behind it.
 pytestmark = pytest.mark.timeout(400)
 
 TRAFFIC_SECONDS = 60
