@@ -1,5 +1,6 @@
 """Uploads and reads at once, for as long as a context lasts, and a record of every answer."""
 
+import contextlib
 import hashlib
 import itertools
 import random
@@ -114,11 +115,8 @@ class Traffic:
         """Every acknowledged object, once."""
 
         def read(uploads: list[Upload]) -> list[Read]:
-            client = self._client()
-            try:
+            with contextlib.closing(self._client()) as client:
                 return [client.read(upload) for upload in uploads]
-            finally:
-                client.close()
 
         known = self.acknowledged
         with ThreadPoolExecutor(READERS_AT_THE_END) as pool:
@@ -132,7 +130,6 @@ class Traffic:
             self.reads.append(client.read(random.choice(known)))
 
     def _repeat(self, call: Callable[[Client], None]) -> None:
-        client = self._client()
-        while not self._stop.wait(PAUSE):
-            call(client)
-        client.close()
+        with contextlib.closing(self._client()) as client:
+            while not self._stop.wait(PAUSE):
+                call(client)

@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-import requests
 
 import cluster
 import nginx
@@ -26,7 +25,7 @@ from pictures import make
 from rawclient import Answer, body_of, connect, head_for, read_answer
 from redis_server import running_redis
 from replicas import Site, running_replicas
-from traffic import Traffic
+from traffic import Client, Traffic
 
 if sys.platform != "linux":
     pytest.skip("kills groups of processes, and deploy/ is for Linux", allow_module_level=True)
@@ -53,7 +52,7 @@ def chat_backend() -> Iterator[servers.ChatBackend]:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[cluster.Cluster]:
+def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[cluster.Cluster]:
     folder = tmp_path_factory.mktemp("cluster")
     with cluster.running_cluster(folder) as running:
         yield running
@@ -61,11 +60,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[cluster.Cluster]
 
 
 @pytest.fixture(scope="module")
-def site(store: cluster.Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def replicas(seaweedfs: cluster.Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("replicas")
     with chat_backend() as backend, running_redis(folder, servers.free_port()) as redis_uri:
         environ = {
-            **store.store.environ,
+            **seaweedfs.store.environ,
             "PUBLIC_BASE_URL": "https://media.example.com",
             "BACKEND_VERIFY_URL": backend.url,
             "UPLOADS_PER_MINUTE": str(PER_MINUTE),
@@ -77,13 +76,12 @@ def site(store: cluster.Cluster, tmp_path_factory: pytest.TempPathFactory) -> It
             yield running
 
 
-def test_a_user_is_counted_over_both_replicas(site: Site) -> None:
+def test_a_user_is_counted_over_both_replicas(replicas: Site) -> None:
     """Of twice as many uploads at once as a minute allows exactly the allowed number passes, and each replica had some of them."""
 
     def upload(user: str) -> int:
-        files = {"file": ("a.png", make.png(after=random.randbytes(20)))}
-        cookie = {"Cookie": f"session={user}"}
-        return requests.post(f"{site.url}/media/upload", files=files, headers=cookie, verify=str(site.certificate), timeout=60).status_code
+        with contextlib.closing(Client(replicas.url, replicas.certificate)) as client:
+            return client.upload(user, 100).status
 
     for number in range(1000, 1005):  # a new user when the minute ended in between
         minute = time.time() // 60
@@ -92,7 +90,7 @@ def test_a_user_is_counted_over_both_replicas(site: Site) -> None:
         if time.time() // 60 == minute:
             break
     assert statuses == {201: PER_MINUTE, 429: PER_MINUTE}
-    for replica in site.replicas:
+    for replica in replicas.replicas:
         assert [line for line in replica.service.log_lines() if line.get("user") == str(number)]
 
 
@@ -148,24 +146,24 @@ def documented_repair() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def minute(site: Site, store: cluster.Cluster) -> Traffic:
+def minute(replicas: Site, seaweedfs: cluster.Cluster) -> Traffic:
     """What happened in the minute: the story of this module."""
     users = [f"user{number}" for number in range(2000, 6000)]
-    first, second = site.replicas
+    first, second = replicas.replicas
     deaths: dict[str, float] = {}
-    with ThreadPoolExecutor(1) as pool, Traffic(site.url, site.certificate, users) as traffic:
+    with ThreadPoolExecutor(1) as pool, Traffic(replicas.url, replicas.certificate, users) as traffic:
         began = time.monotonic()
 
         def at(seconds: int) -> None:
             time.sleep(max(0.0, began + seconds - time.monotonic()))
 
         at(VOLUME_SERVER_DIES)
-        store.kill_volume_server()
+        seaweedfs.kill_volume_server()
         deaths["a volume server"] = time.monotonic()
         at(REPAIR_BEGINS)
-        repair = pool.submit(store.shell, *documented_repair())
+        repair = pool.submit(seaweedfs.shell, *documented_repair())
         at(REPLICA_DIES)
-        half_sent = HalfSent(site)
+        half_sent = HalfSent(replicas)
         time.sleep(0.5)
         first.kill()
         deaths["a replica"] = time.monotonic()
@@ -218,15 +216,15 @@ def test_uploads_go_on(minute: Traffic) -> None:
     assert {upload.status for upload in early} == {upload.status for upload in late} == {201}
 
 
-def test_no_upload_is_stored_twice(minute: Traffic, store: cluster.Cluster) -> None:
+def test_no_upload_is_stored_twice(minute: Traffic, seaweedfs: cluster.Cluster) -> None:
     """Whatever the proxy did with those whose replica died: each content, and no two are the same, is in the bucket once at most."""
-    tags = Counter(item.etag for item in store.store.client.list_objects(servers.BUCKET, prefix="uploads/", recursive=True))
+    tags = Counter(item.etag for item in seaweedfs.store.client.list_objects(servers.BUCKET, prefix="uploads/", recursive=True))
     assert len(tags) > len(minute.acknowledged)
     assert set(tags.values()) == {1}
 
 
-def test_volumes_are_copied_to_the_servers_that_are_left(minute: Traffic, store: cluster.Cluster) -> None:
+def test_volumes_are_copied_to_the_servers_that_are_left(minute: Traffic, seaweedfs: cluster.Cluster) -> None:
     """By the documented commands, while uploads went on: now another volume server may die, and the last one has everything."""
-    assert set(store.copies().values()) == {2}
-    store.kill_volume_server()
+    assert set(seaweedfs.copies().values()) == {2}
+    seaweedfs.kill_volume_server()
     assert all(read.whole for read in minute.read_all())
