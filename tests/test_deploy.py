@@ -16,7 +16,7 @@ import nginx
 import servers
 import tls
 from deployed import DEPLOY, EXPOSURE, ROOT, UNIT, arguments, compose, unit
-from media_storage import server_unix, worker_unix
+from media_storage import connection_unix, server_unix, worker_unix
 from media_storage.settings import Settings
 
 DEFAULTS = {name: field.default for name, field in Settings.model_fields.items()}
@@ -46,8 +46,8 @@ def test_nginx_is_more_patient_than_the_service() -> None:
     seconds = {name: int(value) for name, value in re.findall(r"^ +(\w+_timeout) (\d+)s;", text, re.MULTILINE)}
     for name in ("client_body_timeout", "proxy_send_timeout", "proxy_read_timeout"):
         assert seconds[name] >= DEFAULTS["upload_timeout_seconds"] + 60
-    assert seconds["client_header_timeout"] == worker_unix.HEAD_SECONDS
-    assert seconds["keepalive_timeout"] < worker_unix.KEEPALIVE_SECONDS
+    assert seconds["client_header_timeout"] == connection_unix.HEAD_SECONDS
+    assert seconds["keepalive_timeout"] < connection_unix.KEEPALIVE_SECONDS
     assert "client_max_body_size 0;" in text
     assert f"server 127.0.0.1:{DEFAULTS['port']};" in text
 

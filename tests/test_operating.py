@@ -67,3 +67,10 @@ def test_every_file_to_deploy_is_introduced() -> None:
 def test_its_figure_of_the_unit_is_the_tested_one() -> None:
     """systemd's rating, as test_deploy.py measures it."""
     assert f"rates the unit {EXPOSURE} of 10" in TEXT
+
+
+def test_every_alert_is_explained() -> None:
+    """Each rule of deploy/prometheus has its row, and no row is about a rule that is not there."""
+    rules = (DEPLOY / "prometheus" / "alerts.yml").read_text(encoding="utf-8")
+    rows = TEXT.split("\n## Alerts\n", 1)[1]
+    assert re.findall(r"^\| `(\w+)` \|", rows, re.MULTILINE) == re.findall(r"- alert: (\w+)", rules)
