@@ -14,7 +14,7 @@ from media_storage.dev import run as dev_run
 from media_storage.errors import StoreUnavailable
 from media_storage.metrics import CannotListen
 from media_storage.settings import Settings, SettingsError
-from media_storage.storage import Denied, Store
+from media_storage.storage import Store
 from media_storage.version import __version__
 
 
@@ -102,10 +102,9 @@ def erase(user: str, yes: bool, keys: tuple[str, ...]) -> None:
     store = Store(configured)
     try:
         found = takedown.survey(store, selection)
-    except Denied as exc:
-        _stop(f"These credentials may not list the bucket (s3:ListBucket); use an administrator's. Nothing was deleted: {exc.reason}", 1)
     except StoreUnavailable as exc:
-        _stop(f"Nothing was deleted: {exc.reason}", 1)
+        advice = "These credentials may not list the bucket (s3:ListBucket); use an administrator's. " if exc.denied else ""
+        _stop(f"{advice}Nothing was deleted: {exc.reason}", 1)
     click.echo("\n".join([f"In the bucket {store.bucket} at {configured.minio_endpoint}:", *found.lines()]))
     if not found.objects:
         return

@@ -88,7 +88,7 @@ class Outcome:
 
 
 def survey(store: Store, selection: Selection) -> Survey:
-    """Counts, and changes nothing. Raises Denied or StoreUnavailable."""
+    """Counts, and changes nothing. Raises StoreUnavailable."""
     found = Survey()
     for item in _objects(store, selection):
         if item.key not in selection:

@@ -226,8 +226,9 @@ class StoreUnavailable(Refusal):
 
     status, code, retry_after = 503, "store_unavailable", 5
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, *, denied: bool = False) -> None:
         super().__init__("Pictures cannot be stored right now. Try again in a moment.", reason=reason)
+        self.denied = denied  # the credentials may not do it
 
 
 class Overloaded(Refusal):

@@ -41,10 +41,6 @@ CACHE_CONTROL = "public, max-age=31536000, immutable"  # a key is never written 
 PROBE_KEY = "uploads/0/00000000-0000-4000-8000-000000000000.jpg"
 
 
-class Denied(StoreUnavailable):
-    """The credentials may not do this."""
-
-
 @dataclass(frozen=True)
 class Stored:
     """An object as the store lists it; its size in bytes, and when it was written, by the store's clock."""
@@ -124,7 +120,7 @@ class Store:
             raise StoreUnavailable(f"the store answered {status}: {_error_code(body)}")
 
     def objects(self, prefix: str) -> Iterator[Stored]:
-        """What the bucket holds whose key begins with `prefix`, asked for a page at a time. Raises Denied or StoreUnavailable."""
+        """What the bucket holds whose key begins with `prefix`, asked for a page at a time. Raises StoreUnavailable."""
         with _store_errors():
             for item in self._client.list_objects(self.bucket, prefix, recursive=True):
                 if item.object_name and item.last_modified:  # anything but the folders of some stores
@@ -215,8 +211,7 @@ def _store_errors() -> Iterator[None]:
     try:
         yield
     except S3Error as exc:
-        kind = Denied if exc.code == "AccessDenied" else StoreUnavailable
-        raise kind(f"the store answered {exc.code}: {exc.message}") from exc
+        raise StoreUnavailable(f"the store answered {exc.code}: {exc.message}", denied=exc.code == "AccessDenied") from exc
     except (MinioException, HTTPError) as exc:
         raise StoreUnavailable(f"the store cannot be reached: {exc}") from exc
 

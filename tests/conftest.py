@@ -12,19 +12,22 @@ if sys.platform != "win32":
     import fcntl
 
 
-def _is_alone(item: pytest.Item | None) -> bool:
-    return item is not None and item.get_closest_marker("alone") is not None
+def _is(item: pytest.Item | None, marker: str) -> bool:
+    return item is not None and item.get_closest_marker(marker) is not None
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keeps the fixtures of a file, which are servers, in one process. Those that measure come first, one after the other."""
+    """Keeps the fixtures of a file, which are servers, in one process.
+
+    Those that measure come first, one after the other; then the longest, so that no process is left with one at the end.
+    """
     for item in items:
-        if _is_alone(item):
+        if _is(item, "alone"):
             item.add_marker(pytest.mark.xdist_group("alone"))
         elif not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group(item.path.name))
-    items.sort(key=_is_alone, reverse=True)
+    items.sort(key=lambda item: (_is(item, "alone"), _is(item, "long")), reverse=True)
 
 
 class Room:
@@ -57,5 +60,5 @@ _room = pytest.StashKey[Room]()
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # before any test's timeout begins to count
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
-    with item.config.stash[_room].entered(alone=_is_alone(item), next_alone=_is_alone(nextitem)):
+    with item.config.stash[_room].entered(alone=_is(item, "alone"), next_alone=_is(nextitem, "alone")):
         return (yield)

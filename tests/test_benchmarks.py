@@ -15,6 +15,7 @@ if sys.platform != "linux":
 from benchmarks import programs, systems  # noqa: E402 - it imports what other platforms lack
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_everyone_who_is_compared_answers() -> None:
     """Every system, limit and store; a second each."""

@@ -23,6 +23,7 @@ PORTS = (9000, 8102, 9101, 9102)
 ROOT = Path(__file__).parent.parent.parent
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C cannot be sent to one process of a console there"),
     pytest.mark.xdist_group("dev"),  # whose ports are everyone's
 ]

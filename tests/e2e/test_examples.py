@@ -18,7 +18,7 @@ from pictures import make
 from rawclient import PART, Answer, body_of, connect, head_for, picture, read_answer
 
 # What they pass on is the same beside every store.
-pytestmark = pytest.mark.parametrize("store", ["seaweedfs"], indirect=True, scope="session")
+pytestmark = [pytest.mark.parametrize("store", ["seaweedfs"], indirect=True, scope="session"), pytest.mark.long]
 
 MIB = 1_048_576
 LIMIT = 20 * MIB  # of the service, so that 18 MiB are not refused for their length

@@ -56,6 +56,8 @@ if sys.platform != "linux":
     pytest.skip("looks at processes through /proc", allow_module_level=True)
 import resource  # which Windows lacks
 
+pytestmark = pytest.mark.long
+
 STORE_SECONDS, BACKEND_SECONDS = 2, 1  # the rig's timeouts
 FORGET_SECONDS = 2  # more, for taking back what may have been stored
 SLACK = 1.0

@@ -23,6 +23,8 @@ from pictures import make
 from rawclient import body_of, connect, head_for, picture, read_answer
 from rig import MIB, Rig, running_rig
 
+pytestmark = pytest.mark.long
+
 if sys.platform != "linux":
     pytest.skip("looks at processes through /proc", allow_module_level=True)
 

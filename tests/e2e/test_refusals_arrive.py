@@ -19,7 +19,7 @@ from live import Live
 from pictures import make
 
 # A refusal never gets as far as a store.
-pytestmark = pytest.mark.parametrize("store", ["seaweedfs"], indirect=True, scope="session")
+pytestmark = [pytest.mark.parametrize("store", ["seaweedfs"], indirect=True, scope="session"), pytest.mark.long]
 
 DECLARED = ["413 declared", "401", "403", "415"]
 each_kind = pytest.mark.parametrize("kind", [*DECLARED, "413 chunked"])

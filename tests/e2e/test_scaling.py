@@ -31,7 +31,7 @@ if sys.platform != "linux":
     pytest.skip("kills groups of processes, and deploy/ is for Linux", allow_module_level=True)
 
 # Two replicas, a proxy and six processes of a store start before it, and every object is read three times behind it.
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.timeout(400), pytest.mark.long]
 
 TRAFFIC_SECONDS = 60
 VOLUME_SERVER_DIES, REPAIR_BEGINS, REPLICA_DIES, REPLICA_IS_BACK = 8, 14, 20, 30  # seconds from the beginning
@@ -96,10 +96,10 @@ def test_a_user_is_counted_over_both_replicas(replicas: Site) -> None:
 
 def test_nginx_closes_idle_connections_first() -> None:
     """Or it would send uploads into connections that a replica is closing, and could not give them to another one."""
-    from media_storage import worker_unix  # noqa: PLC0415 - not on Windows, where this file is collected too
+    from media_storage import connection_unix  # noqa: PLC0415 - not on Windows, where this file is collected too
 
     (seconds,) = re.findall(r"keepalive_timeout (\d+)s;", nginx.shipped("nginx-upstream.conf"))
-    assert int(seconds) < worker_unix.KEEPALIVE_SECONDS
+    assert int(seconds) < connection_unix.KEEPALIVE_SECONDS
 
 
 class HalfSent:

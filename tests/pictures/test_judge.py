@@ -11,6 +11,7 @@ pytest.importorskip("playwright.sync_api", reason="the judge needs Playwright fo
 from pictures import chromium, judge
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.timeout(300),
     pytest.mark.skipif(chromium.executable() is None, reason="the judge needs a Chromium on the PATH, or named by CHROMIUM"),
     pytest.mark.skipif(not fetch.complete(), reason="the judge needs its material: run `python tests/pictures/fetch.py`"),
