@@ -34,6 +34,18 @@ ANSWERED_HERE = "/media/uploads/"  # GET and HEAD: what is a redirect or nothing
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
+class Settled:
+    """gunicorn's configuration, with each value looked up once: its parser asks for twenty of them for every request."""
+
+    def __init__(self, cfg: Any) -> None:
+        self._cfg = cfg
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._cfg, name)
+        setattr(self, name, value)
+        return value
+
+
 class Worker(BaseWorker):
     """See the module. `configure` in server_unix.py sets what the settings say."""
 
@@ -53,6 +65,7 @@ class Worker(BaseWorker):
     def run(self) -> None:
         """Serves until SIGTERM, and then until what is under way is done or the time is up."""
         self._selector = selectors.DefaultSelector()
+        self._settled = Settled(self.cfg)
         self._threads = ThreadPoolExecutor(self.cfg.threads)
         # gunicorn has each signal write to this pipe.
         self._selector.register(self.PIPE[0], selectors.EVENT_READ, partial(os.read, self.PIPE[0], 64))
@@ -152,7 +165,7 @@ class Worker(BaseWorker):
     def _serve(self, conn: Connection) -> None:
         """Answers the request whose head was read, here or in a thread."""
         try:
-            req = conn.parse(self.cfg)
+            req = conn.parse(self._settled)
             if req.method in ("GET", "HEAD") and req.path.startswith(ANSWERED_HERE) and _has_no_body(req):
                 if not self._answer(req, conn, socket.MSG_DONTWAIT):
                     self._close(conn)
@@ -173,7 +186,7 @@ class Worker(BaseWorker):
         try:
             keep = self._answer_with_body(req, conn)
             while keep and self.alive and conn.next_request():
-                keep = self._answer_with_body(conn.parse(self.cfg), conn)
+                keep = self._answer_with_body(conn.parse(self._settled), conn)
             if keep and self.alive:
                 self._busy.discard(conn)  # before the loop may hand it to another thread
                 self._watch(conn)
@@ -196,7 +209,7 @@ class Worker(BaseWorker):
     def _answer(self, req: Any, conn: Connection, flags: int) -> bool:
         """Has the application answer; whether the connection may be used again."""
         output = Output(conn.sock, flags)
-        response, environ = wsgi.create(req, output, conn.client, conn.server, self.cfg)
+        response, environ = wsgi.create(req, output, conn.client, conn.server, self._settled)
         environ["wsgi.multithread"] = True
         pieces = self.wsgi(environ, response.start_response)
         if not self.alive or len(self._watched) > IDLE_CONNECTIONS:  # as it is now: an upload may have taken minutes
