@@ -187,6 +187,7 @@ def test_a_body_under_the_floor_is_refused(
     assert far.recv(100).startswith(b"HTTP/1.1 408")
 
 
+@pytest.mark.alone
 def test_a_body_just_above_the_floor_is_not_refused(pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
     """Slow is allowed: window after window with enough in each."""
     monkeypatch.setattr(body_unix, "PACE_SECONDS", 0.5)
@@ -194,9 +195,11 @@ def test_a_body_just_above_the_floor_is_not_refused(pair: tuple[socket.socket, s
     stop = threading.Event()
     thread = drip(far, stop, 0.02)
     body = with_length(near, 60, Pace(60, 10))
-    assert body.readall() == b"x" * 60
-    stop.set()
-    thread.join()
+    try:
+        assert body.readall() == b"x" * 60
+    finally:
+        stop.set()
+        thread.join()
 
 
 def test_a_body_has_a_time_limit_as_a_whole(pair: tuple[socket.socket, socket.socket]) -> None:
