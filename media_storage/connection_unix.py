@@ -9,9 +9,9 @@ from gunicorn.http.errors import InvalidHeader, LimitRequestHeaders
 from gunicorn.http.message import Request
 from gunicorn.http.unreader import SocketUnreader
 
+from media_storage.head import HEAD_BYTES, HEAD_SECONDS
+
 KEEPALIVE_SECONDS = 5.0  # for the first byte of a request, on a new connection or a kept one
-HEAD_SECONDS = 10.0  # for its whole head, from then on
-HEAD_BYTES = 65_536
 
 
 class Connection:

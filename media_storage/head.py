@@ -1,10 +1,12 @@
 """What waitress and Werkzeug's server let pass in a request's head, and gunicorn does not: whatever another server may read differently.
 
-A head is its bytes: request line, header lines, each with its line end.
+A head is its bytes: request line, header lines, each with its line end. Its limits here are those of every server.
 """
 
 import re
 
+HEAD_SECONDS = 10.0  # from its first byte to its last
+HEAD_BYTES = 65_536
 MAX_FIELDS = 100  # as gunicorn's
 _REQUEST_LINE = re.compile(rb"[^\s]+ [^\s]+ HTTP/1\.[01]")
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([^\0\r\n]*)")  # RFC 9112, 5; no folding

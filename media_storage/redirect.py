@@ -32,7 +32,7 @@ class Redirects:
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         path: str = environ["PATH_INFO"]
         key = path.removeprefix("/media/")
-        readable = environ["REQUEST_METHOD"] in ("GET", "HEAD") and key is not path and keys.owner(key) is not None
+        readable = environ["REQUEST_METHOD"] in ("GET", "HEAD") and path.startswith("/media/") and keys.owner(key) is not None
         if not readable or not written_plainly(environ):
             return self._application(environ, start_response)
         trace = Trace(request_id(environ.get("HTTP_X_REQUEST_ID")))

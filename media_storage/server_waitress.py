@@ -15,7 +15,6 @@ THREADS = 64  # they work on requests that are complete, so a slow client holds 
 CONNECTIONS = 400  # Python's select() takes 512 sockets on Windows
 SILENT_SECONDS = 20  # then a connection is closed, in the middle of a body too
 LOOK_SECONDS = 5  # how often waitress looks for such connections
-HEAD_BYTES = 65_536
 # A body that is refused is received nevertheless, up to here; beyond it, waitress itself says 413 and closes the connection.
 BODY_BYTES = 32 * 1_048_576
 
@@ -32,7 +31,7 @@ def serve(app: Flask, settings: Settings, listener: socket.socket) -> None:
         connection_limit=CONNECTIONS,
         channel_timeout=SILENT_SECONDS,
         cleanup_interval=LOOK_SECONDS,
-        max_request_header_size=HEAD_BYTES,
+        max_request_header_size=head.HEAD_BYTES,
         max_request_body_size=max(BODY_BYTES, settings.max_upload_bytes + receive.MAX_OTHER_BYTES) + 1,
         log_socket_errors=False,  # clients may go away
         ident=None,

@@ -14,15 +14,14 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 
 from media_storage import head
 from media_storage.errors import UploadTimeout
+from media_storage.head import HEAD_BYTES, HEAD_SECONDS
 from media_storage.settings import Settings
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
-HEAD_SECONDS = 10.0  # for a request line and headers
 # A client that is still sending when it is refused sees the refusal only if somebody goes on reading, which Werkzeug does.
 DISCARD_SECONDS = 5.0
-HEAD_BYTES = 65_536
 LINE_BYTES = 65_537  # http.server asks for as much, and calls it too long
 READ_BYTES = 1_048_576
 

@@ -47,7 +47,7 @@ class Settled:
 
 
 class Worker(BaseWorker):
-    """See the module. `configure` in server_unix.py sets what the settings say."""
+    """See the module. `worker_class` in server_unix.py sets what the settings say."""
 
     pace: Pace
     grace: float  # seconds that bodies have to arrive after SIGTERM

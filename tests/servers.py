@@ -128,7 +128,24 @@ def _lists_buckets(store: RunningStore) -> bool:
     return True
 
 
-class ChatBackend:
+class Answering:
+    """A server in this process that answers ``/auth/me`` by a handler."""
+
+    url: str
+
+    def listen(self, handler: type[BaseHTTPRequestHandler]) -> None:
+        handler.log_message = lambda *_: None  # type: ignore[method-assign]
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}/auth/me"
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class ChatBackend(Answering):
     """A chat backend: ``session=<name>`` is user `users[name]`; ``/fault/<name>`` misbehaves. Remembers what it was asked."""
 
     def __init__(self) -> None:
@@ -156,17 +173,7 @@ class ChatBackend:
                 self.end_headers()
                 self.wfile.write(body)
 
-            def log_message(self, *args: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}/auth/me"
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        self.listen(Handler)
 
 
 @dataclass

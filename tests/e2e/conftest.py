@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
 import servers
 from live import STORES, Audit, Live, Site
+from rig import Rig, running_rig
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -89,3 +91,31 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         service = stack.enter_context(servers.running_service(environ, folder))
         page = stack.enter_context(servers.stand_in(backend_port, service.url))
         yield Site(page, service.url)
+
+
+@pytest.fixture(scope="module", params=["seaweedfs", "minio"])
+def rig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    """A service whose store and backend can be made to misbehave."""
+    with running_rig(request.param, tmp_path_factory.mktemp(f"rig-{request.param}")) as running:
+        yield running
+
+
+@pytest.fixture
+def acknowledged(rig: Rig) -> Iterator[set[str]]:
+    """Where a test puts the keys that it was given a 201 for; the audit follows it."""
+    with rig.unharmed() as keys:
+        yield keys
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium."""
+    api = pytest.importorskip("playwright.sync_api", reason="Playwright is not here: it has no wheel for this platform")
+    from pictures import chromium  # noqa: PLC0415 - it imports Playwright
+
+    if chromium.executable() is None:
+        pytest.skip("Chromium is not here: none of chromium, chromium-browser and google-chrome is on the PATH")
+    with api.sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=chromium.executable(), args=chromium.FLAGS)
+        yield running
+        running.close()

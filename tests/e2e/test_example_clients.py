@@ -36,19 +36,6 @@ def test_curl(site: Site, tmp_path: Path) -> None:
     assert end == "204\n"
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="Playwright is not here: it has no wheel for this platform")
-    from pictures import chromium  # noqa: PLC0415 - it imports Playwright
-
-    if chromium.executable() is None:
-        pytest.skip("Chromium is not here: none of chromium, chromium-browser and google-chrome is on the PATH")
-    with api.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=chromium.executable(), args=chromium.FLAGS)
-        yield running
-        running.close()
-
-
 @pytest.fixture
 def page(browser: Any, site: Site) -> Iterator[Any]:
     """The backend's own page, where alice is signed in, with upload.js beside the scripts that its content policy allows."""

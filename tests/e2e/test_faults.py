@@ -50,7 +50,7 @@ from faulty import (
 from media_storage.dev.pieces import PieceDied
 from pictures import make
 from rawclient import UUID, Answer, Sampler, body_of, connect, head_for, picture, read_answer
-from rig import GROWTH, MIB, Rig, running_rig
+from rig import GROWTH, MIB, Rig
 
 if sys.platform != "linux":
     pytest.skip("looks at processes through /proc", allow_module_level=True)
@@ -62,19 +62,6 @@ STORE_SECONDS, BACKEND_SECONDS = 2, 1  # the rig's timeouts
 FORGET_SECONDS = 2  # more, for taking back what may have been stored
 SLACK = 1.0
 SHARED = 3  # figures of a quiet machine, on one that also runs the clients, the store and whatever else
-
-
-@pytest.fixture(scope="module", params=["seaweedfs", "minio"])
-def rig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    with running_rig(request.param, tmp_path_factory.mktemp(f"faults-{request.param}")) as running:
-        yield running
-
-
-@pytest.fixture
-def acknowledged(rig: Rig) -> Iterator[set[str]]:
-    """Where a test puts the keys that it was given a 201 for; the audit follows it."""
-    with rig.unharmed() as keys:
-        yield keys
 
 
 def refused(rig: Rig, status: int, code: str, seconds: float, content: bytes = b"") -> float:

@@ -11,9 +11,8 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import psutil
@@ -35,7 +34,7 @@ CANARIES = [COOKIE, SECRET, REDIS, BACKEND, NAME, "forged-canary", "\x1b["]
 INSIDE = ["Traceback", 'File "', "media_storage/", "127.0.0.1:", "site-packages", "werkzeug", "<html", "<!doctype", "python"]
 
 
-class Talkative:
+class Talkative(servers.Answering):
     """A chat backend that answers `status` and `body`, with secrets of its own all over."""
 
     def __init__(self) -> None:
@@ -54,21 +53,11 @@ class Talkative:
                 self.end_headers()
                 self.wfile.write(body)
 
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}/auth/me"
         self.knows_everyone()
-        Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        self.listen(Handler)
 
     def knows_everyone(self) -> None:
         self.status, self.body = 200, json.dumps({"id": 7, "token": BACKEND}).encode()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
 
 
 def part(content: bytes, name: bytes = b'name="file"', filename: str | None = f"{NAME}{FORGED}.png") -> bytes:

@@ -14,7 +14,6 @@ from live import Site
 
 api = pytest.importorskip("playwright.sync_api", reason="Playwright is not here: it has no wheel for this platform")
 
-from pictures import chromium  # noqa: E402 - it imports Playwright
 
 expect = api.expect
 TEXT = {"name": "holiday.jpg", "mimeType": "image/jpeg", "buffer": b"Dear diary, the sea was warm. " * 20}
@@ -25,16 +24,6 @@ def picture(name: str = "beach.jpg", width: int = 640, height: int = 400, kind: 
     file = io.BytesIO()
     Image.linear_gradient("L").resize((width, height)).convert("RGB").save(file, kind)
     return {"name": name, "mimeType": f"image/{kind.lower()}", "buffer": file.getvalue()}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if chromium.executable() is None:
-        pytest.skip("Chromium is not here: none of chromium, chromium-browser and google-chrome is on the PATH")
-    with api.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=chromium.executable(), args=chromium.FLAGS)
-        yield running
-        running.close()
 
 
 @pytest.fixture

@@ -212,19 +212,6 @@ async ([url, text, times, xhr]) => {
 """
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="Playwright is not here: it has no wheel for this platform")
-    from pictures import chromium  # noqa: PLC0415 - it imports Playwright
-
-    if chromium.executable() is None:
-        pytest.skip("Chromium is not here: none of chromium, chromium-browser and google-chrome is on the PATH")
-    with api.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=chromium.executable(), args=chromium.FLAGS)
-        yield running
-        running.close()
-
-
 @pytest.mark.parametrize("kind", DECLARED)  # a browser sends no chunks over HTTP/1.1
 @pytest.mark.parametrize("way", ["fetch", "XHR"])
 def test_a_browser_sees_it(case: Case, kind: str, way: str, browser: Any) -> None:

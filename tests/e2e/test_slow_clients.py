@@ -5,7 +5,6 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -16,7 +15,7 @@ from crowd import Crowd
 from faulty import hanging
 from pictures import make
 from rawclient import UUID, Answer, Sampler, body_of, connect, head_for, picture, read_answer
-from rig import MIB, Rig, running_rig
+from rig import MIB, Rig
 
 if sys.platform != "linux":
     pytest.skip("looks at processes through /proc", allow_module_level=True)
@@ -27,19 +26,6 @@ FLOOR_SECONDS = 20  # what a body's speed is averaged over
 HEAD_SECONDS = 10
 SLACK = 2.0
 KIB = 1024
-
-
-@pytest.fixture(scope="module", params=["seaweedfs", "minio"])
-def rig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    with running_rig(request.param, tmp_path_factory.mktemp(f"slow-{request.param}")) as running:
-        yield running
-
-
-@pytest.fixture
-def acknowledged(rig: Rig) -> Iterator[set[str]]:
-    """Where a test puts the keys that it was given a 201 for; the audit follows it."""
-    with rig.unharmed() as keys:
-        yield keys
 
 
 def in_a_chunk(data: bytes) -> bytes:
