@@ -186,14 +186,23 @@ def test_whoever_waits_for_a_turn_at_a_hanging_store_is_told_with_the_others(mon
 
 
 def test_one_upload_that_hangs_does_not_refuse_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As long as the store answers somebody, whoever waits goes on to ask."""
+    """As long as the store answers somebody, whoever waits goes on to ask, also when the one that hung has been given up."""
     monkeypatch.setattr(storage, "PUTS_AT_ONCE", 2)
+    given_up = threading.Event()
 
     def hang_once(number: int, line: bytes) -> bytes:
-        time.sleep(30 if number == 1 else 0.2)
-        return OK if line.startswith(b"PUT") else GONE
+        if line.startswith(b"DELETE"):
+            given_up.set()
+            return GONE
+        if number == 1:
+            time.sleep(30)
+        elif number == 2:
+            time.sleep(1)  # so that the next one has a second more than the first
+        elif number == 3:
+            given_up.wait(30)  # until then everybody else waits for a turn
+        return OK
 
-    with scripted(hang_once) as (_, store), ThreadPoolExecutor(8) as threads:
+    with scripted(hang_once, seconds="2") as (_, store), ThreadPoolExecutor(8) as threads:
         ended = [threads.submit(put, store) for _ in range(8)]
         assert [one.exception() is None for one in ended].count(False) == 1
 
