@@ -65,6 +65,26 @@ def test_the_next_requests_bytes_are_left_alone(pair: tuple[socket.socket, socke
     assert body._reader.unreader.read() == b"GET / HTTP/1.1\r\n"
 
 
+def test_only_who_is_fast_is_read_in_large_pieces() -> None:
+    """A read that was filled makes the next one larger; beside hundreds of slow uploads such reads would take too much memory."""
+
+    class Sender:
+        def __init__(self, *arriving: int) -> None:
+            self.arriving = list(arriving)
+            self.asked: list[int] = []
+
+        def recv(self, size: int, _flags: int) -> bytes:
+            self.asked.append(size)
+            return bytes(min(size, self.arriving.pop(0)))
+
+    sender = Sender(body_unix.READ_BYTES - 1, 10**9, 10**9, 1, 1)
+    body = with_length(sender, 10**9)  # type: ignore[arg-type]
+    for _ in range(5):
+        body.read(10**9)
+    slow, fast = body_unix.READ_BYTES, body_unix.FAST_READ_BYTES
+    assert sender.asked == [slow, slow, fast, fast, slow]
+
+
 def test_chunks_are_joined(pair: tuple[socket.socket, socket.socket]) -> None:
     """Whatever the chunks and however they arrive, read() never answers nothing before the end."""
     near, far = pair
