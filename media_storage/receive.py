@@ -1,11 +1,12 @@
 """Takes the one file part of a multipart body as it arrives, into a bounded spool.
 
-The body is never held: up to 32 KiB of the file stay in memory, the rest goes to an unlinked temporary file (on Windows one
-that goes with its process), and everything that is not the file is counted and thrown away. The bytes are those that were
+The body is never held: up to 64 KiB of the file stay in memory for a second, the rest goes to an unlinked temporary file (on
+Windows one that goes with its process), and everything that is not the file is counted and thrown away. The bytes are those that were
 sent, for every length and content and however the network cuts them.
 """
 
 import contextlib
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,15 +22,18 @@ from media_storage.errors import BadMultipart, EmptyFile, FileTooLarge, MissingF
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
-READ_BYTES = 65_536
-MEMORY_BYTES = 32_768  # of a file; beyond it the spool is a temporary file. 500 slow uploads must fit in 128 KiB each, all told
+READ_BYTES = 262_144  # at most, at once; a server hands out what has arrived
+# Beyond either the spool is a temporary file: a picture that comes at once needs none, and 500 slow uploads must fit in 128 KiB
+# each, all told.
+MEMORY_BYTES = 65_536
+MEMORY_SECONDS = 1.0
 MAX_FIELDS = 16  # parts that are not the file
 MAX_FIELD_BYTES = 65_536  # of all their contents together
 # Everything in a body that is not the file's bytes: fields, part headers, boundaries, preamble and epilogue.
 MAX_OTHER_BYTES = 131_072
 # A boundary must not occur in what it separates (RFC 2046, 5.1.1), and clients draw them at random. The parser looks at
 # each occurrence byte by byte: 10 MB made of them would take it 3.6 s of CPU instead of 12 ms.
-MAX_DELIMITERS = 1000
+MAX_LINES = 1000
 
 
 class Readable(Protocol):
@@ -77,23 +81,14 @@ def file(body: Readable, delimiter: bytes, max_bytes: int, head_bytes: int, chec
     raises to refuse. Raises BadMultipart, MissingFile, MultipleFiles, EmptyFile, FileTooLarge,
     Overloaded when the temporary space is full, and whatever `body.read` refuses with.
     """
-    spool = cast("BinaryIO", SpooledTemporaryFile(max_size=MEMORY_BYTES))  # noqa: SIM115 - closed with the answer
+    spool = SpooledTemporaryFile(max_size=MEMORY_BYTES)  # noqa: SIM115 - closed with the answer
     try:
         parts = _Parts(spool, max_bytes, head_bytes, check_head)
-        parser = MultipartParser(delimiter, parts.callbacks())
-        total = delimiters = 0
-        line, tail = b"\r\n--" + delimiter, b""
+        parser = _Parser(delimiter, parts)
+        total = 0
         for piece in _pieces(body):
             total += len(piece)
-            try:
-                parser.write(piece)
-            except FormParserError as exc:
-                raise BadMultipart("The multipart body is malformed.", reason=str(exc)) from exc
-            overlap = len(line) - 1
-            delimiters += piece.count(line) + (tail + piece[:overlap]).count(line)
-            tail = (tail + piece[-overlap:])[-overlap:]
-            if delimiters > MAX_DELIMITERS:
-                raise BadMultipart("The boundary of the multipart body occurs in the file. Choose another one.")
+            parser.write(piece)
             if total - parts.size > MAX_OTHER_BYTES:
                 raise BadMultipart("The multipart body has too much in it beside the file.")
         received = parts.received()
@@ -126,10 +121,43 @@ def _pieces(body: Readable) -> Iterator[bytes]:
         yield piece
 
 
+class _Parser:
+    """The library's parser. Of the file it is shown only where a boundary may be: one search tells, and it would search again."""
+
+    def __init__(self, delimiter: bytes, parts: "_Parts") -> None:
+        self._parts = parts
+        self._parser = MultipartParser(delimiter, parts.callbacks())
+        self._line = b"\r\n--" + delimiter
+        self._lines = 0
+        self._tail = b""  # what came last, as far as the parser may still have to decide what it is: a line and a byte behind it
+
+    def write(self, piece: bytes) -> None:
+        """Raises BadMultipart, and what the parts refuse with."""
+        if not self._tail:  # the library passes over line breaks at the beginning, and over as much of what follows as came with them
+            piece = piece.lstrip(b"\r\n")
+        size, before = len(self._line), self._tail
+        self._tail = (before + piece[-size - 1 :])[-size - 1 :]
+        found = piece.count(self._line)
+        self._lines += found + (before[1 - size :] + piece[: size - 1]).count(self._line)
+        if self._lines > MAX_LINES:
+            raise BadMultipart("The boundary of the multipart body occurs in the file. Choose another one.")
+        if self._parts.in_file and not found and b"\r" not in before:  # every line begins with one, and holds no other
+            start = piece.rfind(b"\r", 1 - size)
+            end = start if start >= 0 else len(piece)
+            self._parts.part_data(piece, 0, end)
+            piece = piece[end:]
+        try:
+            self._parser.write(piece)
+        except FormParserError as exc:
+            raise BadMultipart("The multipart body is malformed.", reason=str(exc)) from exc
+
+
 class _Parts:
     """What the parser calls: tells the file part from the others and holds each to its limits."""
 
-    def __init__(self, spool: BinaryIO, max_bytes: int, head_bytes: int, check_head: Callable[[bytes], object]) -> None:
+    def __init__(
+        self, spool: "SpooledTemporaryFile[bytes]", max_bytes: int, head_bytes: int, check_head: Callable[[bytes], object]
+    ) -> None:
         self._spool = spool
         self._max_bytes = max_bytes
         self._head_bytes = head_bytes
@@ -138,12 +166,13 @@ class _Parts:
         self._name = bytearray()
         self._value = bytearray()
         self._disposition = b""
-        self._in_file = False
+        self.in_file = False
         self._file_seen = False
         self._complete = False
         self._fields = 0
         self._field_bytes = 0
         self._crc32 = 0
+        self._memory_end = time.monotonic() + MEMORY_SECONDS
         self.size = 0
 
     def callbacks(self) -> "MultipartCallbacks":
@@ -153,7 +182,7 @@ class _Parts:
             "on_header_value": self._header_value,
             "on_header_end": self._header_end,
             "on_headers_finished": self._headers_finished,
-            "on_part_data": self._part_data,
+            "on_part_data": self.part_data,
             "on_part_end": self._part_end,
             "on_end": self._end,
         }
@@ -178,8 +207,8 @@ class _Parts:
         if kind.lower() != b"form-data":
             raise BadMultipart("Every part needs a header `Content-Disposition: form-data`.")
         # Some clients send a name that is not ASCII as filename* alone.
-        self._in_file = b"filename" in options or b"filename*=" in self._disposition.lower()
-        if not self._in_file:
+        self.in_file = b"filename" in options or b"filename*=" in self._disposition.lower()
+        if not self.in_file:
             self._fields += 1
             if self._fields > MAX_FIELDS:
                 raise BadMultipart(f"The multipart body has more than {MAX_FIELDS} other fields.")
@@ -190,8 +219,8 @@ class _Parts:
             raise MissingFile("The file must be in a field named `file`.")
         self._file_seen = True
 
-    def _part_data(self, data: bytes, start: int, end: int) -> None:
-        if not self._in_file:
+    def part_data(self, data: bytes, start: int, end: int) -> None:
+        if not self.in_file:
             self._field_bytes += end - start
             if self._field_bytes > MAX_FIELD_BYTES:
                 raise BadMultipart(f"The other fields have more than {MAX_FIELD_BYTES} bytes together.")
@@ -207,13 +236,16 @@ class _Parts:
                 self._check()
         with _space():
             self._spool.write(piece)
+            if time.monotonic() > self._memory_end:
+                self._spool.rollover()
 
     def _part_end(self) -> None:
-        if not self._in_file:
+        if not self.in_file:
             return
         if self.size == 0:
             raise EmptyFile
         self._check()
+        self.in_file = False
 
     def _check(self) -> None:
         if self._head is not None:
@@ -228,4 +260,4 @@ class _Parts:
             raise BadMultipart("The multipart body ended before its closing boundary.")
         if not self._file_seen:
             raise MissingFile("The body has no file. Send one in a field named `file`.")
-        return Received(self._spool, self.size, self._crc32)
+        return Received(cast("BinaryIO", self._spool), self.size, self._crc32)

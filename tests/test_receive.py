@@ -1,6 +1,7 @@
 """The one file part of a body: whatever the body and however it is cut, the same bytes or the same refusal."""
 
 import io
+import itertools
 import re
 import tempfile
 import time
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from media_storage import errors, receive
@@ -129,6 +130,27 @@ def test_a_small_file_stays_in_memory_and_a_large_one_has_no_name(tmp_path: Path
         assert received.file.closed
 
 
+def test_a_slow_file_does_not_stay_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However small: what came within the time stays there, and what comes behind it takes all of it to the disk."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    class Slow(Body):
+        def read(self, size: int, /) -> bytes:
+            if self.reads == 2:
+                clock[0] += receive.MEMORY_SECONDS + 0.1
+            return super().read(size)
+
+    clock = [100.0]
+    monkeypatch.setattr(receive.time, "monotonic", lambda: clock[0])
+    for sizes, on_disk in (([2000], False), ([500], True)):
+        with receive.file(Slow(part(b"x" * 1000) + END, sizes), b"B", LIMIT, HEAD, lambda _: None) as received:
+            assert received.file._rolled is on_disk  # type: ignore[attr-defined]
+            assert received.crc32 == zlib.crc32(b"x" * 1000)
+            received.file.seek(0)
+            assert received.file.read() == b"x" * 1000
+            assert not list(tmp_path.iterdir())
+
+
 def test_a_refusal_closes_the_spool() -> None:
     """Nothing stays open when the body turns out wrong (an unclosed file is an error in these tests)."""
     assert taken(part(b"x" * 200_000), limit=10**6) == "bad_multipart"
@@ -246,8 +268,20 @@ def test_any_split_of_any_body_gives_the_same_bytes(before: bytes, content: byte
         assert whole == model(body)
 
 
+def test_nearly_boundaries_in_every_order_cut_everywhere() -> None:
+    """Three of them behind a while of nothing, in pieces of each size from a byte to a boundary: the bytes that were sent."""
+    nearly = (b"\r", b"\n", b"-", b"\r\n--", b"\r\n--Bx", b"\r\n--B-", b"\r\n--B\r", b"xyz" * 4)
+    for order in itertools.product(nearly, repeat=3):
+        content = b"xyz" * 4 + b"".join(order)
+        if not re.search(rb"\r\n--B(--|\r\n)", content + b"\r\n"):
+            for size in range(1, 7):
+                assert taken(part(content) + END, [size]) == content
+
+
 @settings(max_examples=500, deadline=None)
 @given(st.binary(max_size=300) | contents, cuts)
+@example(b"\r\n\0--B--", [1])
+@example(b"\r\n\n--B--", [1])
 def test_junk_is_refused_the_same_however_it_is_cut(body: bytes, sizes: list[int]) -> None:
     """Whatever the bytes: a file or a refusal, never another exception, and the cuts do not matter."""
     for junk in (body, part(b"x")[:40] + body, part(b"x") + body, b"--B\r\n" + body):
