@@ -56,7 +56,7 @@ class Store:
     def __init__(self, settings: Settings) -> None:
         self.bucket = settings.minio_bucket
         self._peer = peer.Peer(settings.minio_endpoint)
-        self._bucket_url = f"{settings.minio_endpoint}/{settings.minio_bucket}"
+        self._bucket_url = urlsplit(f"{settings.minio_endpoint}/{settings.minio_bucket}")
         self._region = settings.minio_region
         self._credentials = Credentials(settings.minio_access_key, settings.minio_secret_key.get_secret_value())
         self._seconds = settings.store_timeout_seconds
@@ -166,7 +166,7 @@ class Store:
         self, method: str, key: str, headers: dict[str, str], seconds: float, *, request_id: str = "", file: BinaryIO | None = None
     ) -> tuple[int, bytes]:
         """One signed request. Status and body of the answer; raises CallFailed."""
-        url = urlsplit(f"{self._bucket_url}/{key}")
+        url = self._bucket_url._replace(path=f"{self._bucket_url.path}/{key}")
         now = datetime.now(UTC)
         # The checksum header proves the body: hashing it for the signature as well would cost more than sending it.
         unsigned = "UNSIGNED-PAYLOAD"
