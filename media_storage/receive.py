@@ -1,8 +1,8 @@
 """Takes the one file part of a multipart body as it arrives, into a bounded spool.
 
-The body is never held: up to 64 KiB of the file stay in memory for a second, the rest goes to an unlinked temporary file (on
-Windows one that goes with its process), and everything that is not the file is counted and thrown away. The bytes are those that were
-sent, for every length and content and however the network cuts them.
+The body is never held: a file of up to 64 KiB stays in memory if it comes within a second, any other goes to an unlinked
+temporary file (on Windows one that goes with its process), and everything that is not the file is counted and thrown away. The
+bytes are those that were sent, for every length and content and however the network cuts them.
 """
 
 import contextlib
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
 READ_BYTES = 262_144  # at most, at once; a server hands out what has arrived
-# Beyond either the spool is a temporary file: a picture that comes at once needs none, and 500 slow uploads must fit in 128 KiB
-# each, all told.
+# Beyond either the spool is a temporary file: a small picture that comes at once needs none, and 500 slow uploads must fit in
+# 128 KiB each, all told.
 MEMORY_BYTES = 65_536
 MEMORY_SECONDS = 1.0
 MAX_FIELDS = 16  # parts that are not the file
@@ -74,15 +74,27 @@ def check_length(declared: int | None, max_bytes: int) -> None:
         raise FileTooLarge(max_bytes)
 
 
-def file(body: Readable, delimiter: bytes, max_bytes: int, head_bytes: int, check_head: Callable[[bytes], object]) -> Received:
+def file(
+    body: Readable,
+    delimiter: bytes,
+    max_bytes: int,
+    head_bytes: int,
+    check_head: Callable[[bytes], object],
+    *,
+    declared: int | None = None,
+) -> Received:
     """Receives `body` to its end and answers its one file part; close the answer, as a context, to be rid of the spool.
 
     `check_head` gets the file's first `head_bytes` bytes (or all, when it has fewer) as soon as they are there, and
     raises to refuse. Raises BadMultipart, MissingFile, MultipleFiles, EmptyFile, FileTooLarge,
-    Overloaded when the temporary space is full, and whatever `body.read` refuses with.
+    Overloaded when the temporary space is full, and whatever `body.read` refuses with. `declared` is the body's length,
+    where it is known.
     """
     spool = SpooledTemporaryFile(max_size=MEMORY_BYTES)  # noqa: SIM115 - closed with the answer
     try:
+        if declared is not None and declared > MEMORY_BYTES:
+            with _space():
+                spool.rollover()  # where the file will end up anyway
         parts = _Parts(spool, max_bytes, head_bytes, check_head)
         parser = _Parser(delimiter, parts)
         total = 0

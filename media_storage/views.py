@@ -51,7 +51,8 @@ class Views:
         self._limiter.count(user)
 
         with trace.phase("receive"):
-            received = receive.file(request.stream, delimiter, self._settings.max_upload_bytes, images.HEAD_BYTES, images.sniff)
+            limit, declared = self._settings.max_upload_bytes, request.content_length
+            received = receive.file(request.stream, delimiter, limit, images.HEAD_BYTES, images.sniff, declared=declared)
         with received:
             trace.size = received.size
             with trace.phase("prove"):

@@ -121,10 +121,14 @@ def test_the_type_is_checked_as_soon_as_the_first_bytes_are_there() -> None:
 
 
 def test_a_small_file_stays_in_memory_and_a_large_one_has_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Up to the limit in memory nothing is written; beyond that, the file has no directory entry that a kill could leave behind."""
+    """Up to the limit in memory nothing is written; beyond that, the file has no directory entry that a kill could leave behind.
+
+    A body that is declared to be larger goes there from its first byte.
+    """
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    for size, on_disk in ((receive.MEMORY_BYTES, False), (receive.MEMORY_BYTES + 1, True)):
-        with receive.file(Body(part(b"x" * size) + END), b"B", 10**6, HEAD, lambda _: None) as received:
+    limit = receive.MEMORY_BYTES
+    for size, declared, on_disk in ((limit, None, False), (limit + 1, None, True), (1, limit, False), (1, limit + 1, True)):
+        with receive.file(Body(part(b"x" * size) + END), b"B", 10**6, HEAD, lambda _: None, declared=declared) as received:
             assert received.file._rolled is on_disk  # type: ignore[attr-defined]
             assert not list(tmp_path.iterdir())
         assert received.file.closed
