@@ -1,12 +1,11 @@
 """Takes the one file part of a multipart body as it arrives, into a bounded spool.
 
-The body is never held: a file of up to 64 KiB stays in memory if it comes within a second, any other goes to an unlinked
-temporary file (on Windows one that goes with its process), and everything that is not the file is counted and thrown away. The
-bytes are those that were sent, for every length and content and however the network cuts them.
+The body is never held: up to 64 KiB of a file stay in memory, of one that has not come to its end 32, the rest goes to an
+unlinked temporary file (on Windows one that goes with its process), and everything that is not the file is counted and thrown
+away. The bytes are those that were sent, for every length and content and however the network cuts them.
 """
 
 import contextlib
-import time
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,10 +22,10 @@ if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
 READ_BYTES = 262_144  # at most, at once; a server hands out what has arrived
-# Beyond either the spool is a temporary file: a small picture that comes at once needs none, and 500 slow uploads must fit in
-# 128 KiB each, all told.
+# Beyond these the spool is a temporary file: a small picture that comes at once needs none, and 500 uploads whose clients let
+# themselves be waited for must fit in 128 KiB each, all told.
 MEMORY_BYTES = 65_536
-MEMORY_SECONDS = 1.0
+WAITING_BYTES = 32_768
 MAX_FIELDS = 16  # parts that are not the file
 MAX_FIELD_BYTES = 65_536  # of all their contents together
 # Everything in a body that is not the file's bytes: fields, part headers, boundaries, preamble and epilogue.
@@ -101,6 +100,9 @@ def file(
         for piece in _pieces(body):
             total += len(piece)
             parser.write(piece)
+            if parts.in_file and parts.size > WAITING_BYTES:
+                with _space():
+                    spool.rollover()
             if total - parts.size > MAX_OTHER_BYTES:
                 raise BadMultipart("The multipart body has too much in it beside the file.")
         received = parts.received()
@@ -184,7 +186,6 @@ class _Parts:
         self._fields = 0
         self._field_bytes = 0
         self._crc32 = 0
-        self._memory_end = time.monotonic() + MEMORY_SECONDS
         self.size = 0
 
     def callbacks(self) -> "MultipartCallbacks":
@@ -248,8 +249,6 @@ class _Parts:
                 self._check()
         with _space():
             self._spool.write(piece)
-            if time.monotonic() > self._memory_end:
-                self._spool.rollover()
 
     def _part_end(self) -> None:
         if not self.in_file:
