@@ -124,7 +124,8 @@ def test_one_command_then_a_picture(tmp_path: Path, store: str) -> None:
         assert "Traceback" not in running.text
     with dev(tmp_path, **environ) as running:
         running.wait_until_ready()
-        assert requests.get(url, timeout=10).content == make.jpeg(40, 30)
+        # SeaweedFS takes requests before its own volumes have told it where they are, and answers 500 meanwhile.
+        servers.wait_for(lambda: requests.get(url, timeout=10).content == make.jpeg(40, 30), 10)
 
 
 @pytest.mark.parametrize("words", ["media_storage.dev.backend", "media_storage.dev.service", "mini"])
