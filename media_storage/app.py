@@ -52,6 +52,8 @@ class _Answer(Response):
     """Its headers go out as they are: in each Location, Werkzeug would look for what the settings do not let into a URL."""
 
     def get_wsgi_headers(self, _environ: object) -> Headers:
+        if not self.response and self.status_code != HTTPStatus.NO_CONTENT:  # Flask's own answer to OPTIONS
+            self.content_length = 0
         return self.headers
 
 

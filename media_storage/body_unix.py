@@ -178,7 +178,7 @@ class Body(io.RawIOBase):
         # That the client goes away, or is slow, once it has its answer is its right.
         with contextlib.suppress(OSError, UploadTimeout, ShuttingDown):
             while not self._broken and left > 0:
-                data = self.read(READ_BYTES)
+                data = self.read(FAST_READ_BYTES)
                 if not data:
                     return True
                 left -= len(data)

@@ -28,7 +28,7 @@ MEMORY_BYTES = 65_536
 WAITING_BYTES = 32_768
 MAX_FIELDS = 16  # parts that are not the file
 MAX_FIELD_BYTES = 65_536  # of all their contents together
-# Everything in a body that is not the file's bytes: fields, part headers, boundaries, preamble and epilogue.
+# Everything in a body that is not the file's bytes: fields, part headers, boundaries, line breaks in front and the epilogue.
 MAX_OTHER_BYTES = 131_072
 # A boundary must not occur in what it separates (RFC 2046, 5.1.1), and clients draw them at random. The parser looks at
 # each occurrence byte by byte: 10 MB made of them would take it 3.6 s of CPU instead of 12 ms.

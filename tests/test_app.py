@@ -5,6 +5,7 @@ import json
 import logging
 import re
 import socket
+import tempfile
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from pathlib import Path
@@ -15,7 +16,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from media_storage import create_app, ops, settings
+from media_storage import auth, create_app, ops, receive, settings
 
 UUID4 = "6f0c1d2e-3a4b-4c5d-8e9f-0a1b2c3d4e5f"
 KEY = f"uploads/7/{UUID4}.jpg"
@@ -144,9 +145,10 @@ EVERY = [
 
 @pytest.mark.parametrize(("method", "path", "status"), EVERY)
 def test_every_answer_is_framed(client: FlaskClient, method: str, path: str, status: int) -> None:
-    """Whatever is answered carries a request id and forbids sniffing."""
+    """Whatever is answered carries a request id, forbids sniffing, and says how long it is."""
     answer = client.open(path, method=method)
     assert answer.status_code == status
+    assert answer.headers["Content-Length"] == str(len(answer.data))
     assert re.fullmatch(r"[\x21-\x7e]{1,128}", answer.headers["X-Request-ID"])
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
 
@@ -393,6 +395,13 @@ def test_an_upload_while_the_backend_is_away(client: FlaskClient, path: str) -> 
     answer = post(client, path, Cookie="session=alice")
     problem(answer, 503, "backend_unavailable")
     assert re.fullmatch(r"[1-9]\d*", answer.headers["Retry-After"])
+
+
+def test_a_large_upload_without_a_disk(client: FlaskClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where there is no temporary file to be had, it is told so before its body is read."""
+    monkeypatch.setattr(auth.Backend, "user", lambda *_: "7")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    problem(post(client, length=receive.MEMORY_BYTES + 1, Cookie="session=alice"), 503, "overloaded")
 
 
 def test_several_cookie_headers(client: FlaskClient) -> None:
